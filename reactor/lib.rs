@@ -1,0 +1,10 @@
+//! An actor framework on a thread-per-core reactor.
+#![warn(clippy::undocumented_unsafe_blocks)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod io;
+mod random;
+mod time;
+
+pub use random::Random;
+pub use time::{Instant, WallTime};

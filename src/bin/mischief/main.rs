@@ -1,0 +1,2 @@
+//! The `mischief` command.
+fn main() {}
