@@ -181,6 +181,7 @@ impl Core {
                     }
                 }
                 System::Restart(id) => self.restart_now(id),
+                System::Poke(id) => self.invoke(id, Event::Poke),
                 System::Reply { ask, value } => self.answered(ask, value),
                 System::Stop { actor, reason } => self.request_stop(actor, reason),
                 System::Watch { watcher, target } => self.watch(watcher, target),

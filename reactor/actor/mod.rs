@@ -250,6 +250,8 @@ pub enum Event<'a> {
     },
     /// The end of the turn in which [`Context::flush_later`] was called: time to seal and write.
     Flush,
+    /// Somebody outside has work for the actor in memory that they share ([`Handle::poke`]).
+    Poke,
     /// The actor asked about by [`Context::notify_ready`] has room again.
     Ready(ActorId),
     /// A watched actor has ended.

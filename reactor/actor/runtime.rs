@@ -198,6 +198,12 @@ impl Handle {
         }
     }
 
+    /// Gives an actor [`Event::Poke`] on the system lane: look into the memory we share. Whoever pokes keeps a mark
+    /// there so that one poke is under way at a time; nothing else bounds them.
+    pub fn poke(&self, actor: ActorId) {
+        self.shared.push_system(actor.core(), System::Poke(actor));
+    }
+
     /// Asks an actor to stop.
     pub fn stop(&self, actor: ActorId) {
         let reason = StopReason::Requested;

@@ -636,6 +636,7 @@ fn event_name(event: &Event<'_>) -> &'static str {
         Event::Wake => "Wake",
         Event::Timer { .. } => "Timer",
         Event::Flush => "Flush",
+        Event::Poke => "Poke",
         Event::Ready(_) => "Ready",
         Event::Stopped { .. } => "Stopped",
         Event::InterfacesChanged => "InterfacesChanged",

@@ -137,6 +137,7 @@ pub(crate) enum System {
     Deliver(Slot),
     Started(ActorId),
     Restart(ActorId),
+    Poke(ActorId),
     Reply {
         ask: AskId,
         value: Option<Box<dyn Any + Send>>,
