@@ -4,6 +4,8 @@
 
 pub mod io;
 mod random;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use random::Random;
