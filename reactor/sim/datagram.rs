@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::arena::Key;
 use super::network::{Body, Loss, Packet, UdpBody};
 use super::node::{
-    CoreId, LOOPBACK_INTERFACE, NETWORK_INTERFACE, Node, NodeId, accepts, canonical, interface_of,
-    overlaps, scoped,
+    CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE, Node, accepts, canonical,
+    interface_of, overlaps, scoped,
 };
 use super::queue::Event;
 use super::state::{Handle, State};
@@ -36,7 +36,7 @@ const ROOM_AFTER: Duration = Duration::from_micros(100);
 
 /// A UDP socket.
 pub(super) struct UdpSocket {
-    node: NodeId,
+    node: MachineId,
     core: CoreId,
     socket: SocketId,
     pub(super) local: SocketAddr,

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::arena::Key;
-use super::node::{CoreId, NodeId, wall_nanos};
+use super::node::{CoreId, MachineId, wall_nanos};
 use super::state::{Board, State};
 use super::world::{World, WorldId};
 use crate::io::driver::{
@@ -29,7 +29,7 @@ pub struct SimDriver {
     state: Rc<RefCell<State>>,
     world: Weak<World>,
     world_id: WorldId,
-    node: NodeId,
+    node: MachineId,
     core: CoreId,
 }
 
@@ -38,7 +38,7 @@ impl SimDriver {
         state: Rc<RefCell<State>>,
         world: Weak<World>,
         world_id: WorldId,
-        node: NodeId,
+        node: MachineId,
     ) -> SimDriver {
         let core = state.borrow_mut().add_core(node);
         SimDriver {
@@ -56,7 +56,7 @@ impl SimDriver {
     }
 
     /// The node that the core belongs to.
-    pub fn node_id(&self) -> NodeId {
+    pub fn node_id(&self) -> MachineId {
         self.node
     }
 
@@ -136,6 +136,11 @@ impl Driver for SimDriver {
 
     fn read(&mut self, socket: SocketId, bytes: &mut [u8]) -> io::Result<usize> {
         self.state.borrow_mut().read(self.core, socket, bytes)
+    }
+
+    fn short_read_drains(&self) -> bool {
+        // A read that the world cuts short is followed by a new edge.
+        self.state.borrow_mut().core(self.core).short_read_drains
     }
 
     fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize> {

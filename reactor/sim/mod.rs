@@ -44,6 +44,7 @@
 //! | file | what |
 //! |---|---|
 //! | `world.rs` | [`SimWorld`], [`SimNode`], the stepping loop, [`step_until`] |
+//! | `runtime.rs` | [`SimRuntime`]: actors on the cores of a machine |
 //! | `state.rs` | clock, events, cores and their schedule, readiness |
 //! | `driver.rs` | [`SimDriver`] |
 //! | `network.rs` | addresses, links, partitions |
@@ -66,6 +67,7 @@ mod node;
 mod prng;
 mod queue;
 mod resolver;
+mod runtime;
 mod segment;
 mod state;
 mod stream;
@@ -78,8 +80,9 @@ mod world;
 pub use disk::SimDisk;
 pub use driver::SimDriver;
 pub use network::LinkOptions;
-pub use node::{CoreId, LOOPBACK_INTERFACE, NETWORK_INTERFACE, NodeId};
+pub use node::{CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE};
 pub use prng::Prng;
+pub use runtime::{SimRuntime, WorldWaiter};
 pub use state::SimStats;
 pub use trace::TraceSink;
-pub use world::{SimNode, SimWorld, StepError, Steppable, Turn, WorldId, step_until};
+pub use world::{SimNode, SimWorld, StepError, Steppable, WorldId, step_until};

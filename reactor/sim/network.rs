@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::node::NodeId;
+use super::node::MachineId;
 use super::prng::Prng;
 use super::segment::Segment;
 use crate::io::driver::Ecn;
@@ -68,8 +68,8 @@ impl LinkOptions {
 
 /// A packet on its way between two nodes.
 pub(super) struct Packet {
-    pub(super) from: NodeId,
-    pub(super) to: NodeId,
+    pub(super) from: MachineId,
+    pub(super) to: MachineId,
     pub(super) source: SocketAddr,
     pub(super) target: SocketAddr,
     pub(super) body: Body,
@@ -144,17 +144,17 @@ pub(super) struct Plan {
 
 pub(super) struct Network {
     /// Who has which address. Loopback addresses are not here: every node has them.
-    addresses: BTreeMap<IpAddr, NodeId>,
+    addresses: BTreeMap<IpAddr, MachineId>,
     /// How many sockets of which node have joined which multicast group.
-    groups: BTreeMap<IpAddr, BTreeMap<NodeId, u32>>,
+    groups: BTreeMap<IpAddr, BTreeMap<MachineId, u32>>,
     link_default: LinkOptions,
     loopback_default: LinkOptions,
     /// Links that differ from the default, by direction.
-    links: BTreeMap<(NodeId, NodeId), LinkOptions>,
+    links: BTreeMap<(MachineId, MachineId), LinkOptions>,
     /// Directions that let nothing through.
-    cut: BTreeSet<(NodeId, NodeId)>,
+    cut: BTreeSet<(MachineId, MachineId)>,
     /// When the last packet of a direction arrives: the next one does not overtake it.
-    flows: BTreeMap<(NodeId, NodeId), Instant>,
+    flows: BTreeMap<(MachineId, MachineId), Instant>,
     flows_kept: usize,
 }
 
@@ -173,7 +173,7 @@ impl Network {
     }
 
     /// Gives a node an address. `false` if another node has it.
-    pub(super) fn claim(&mut self, addr: IpAddr, node: NodeId) -> bool {
+    pub(super) fn claim(&mut self, addr: IpAddr, node: MachineId) -> bool {
         *self.addresses.entry(addr).or_insert(node) == node
     }
 
@@ -182,14 +182,14 @@ impl Network {
     }
 
     /// The node that a unicast packet from `from` goes to.
-    pub(super) fn locate(&self, from: NodeId, target: IpAddr) -> Option<NodeId> {
+    pub(super) fn locate(&self, from: MachineId, target: IpAddr) -> Option<MachineId> {
         if target.is_loopback() {
             return Some(from);
         }
         self.addresses.get(&target).copied()
     }
 
-    pub(super) fn join(&mut self, group: IpAddr, node: NodeId) {
+    pub(super) fn join(&mut self, group: IpAddr, node: MachineId) {
         *self
             .groups
             .entry(group)
@@ -198,7 +198,7 @@ impl Network {
             .or_default() += 1;
     }
 
-    pub(super) fn leave(&mut self, group: IpAddr, node: NodeId) {
+    pub(super) fn leave(&mut self, group: IpAddr, node: MachineId) {
         let Some(members) = self.groups.get_mut(&group) else {
             return;
         };
@@ -214,7 +214,7 @@ impl Network {
     }
 
     /// The nodes that have joined a group, in order.
-    pub(super) fn members(&self, group: IpAddr) -> Vec<NodeId> {
+    pub(super) fn members(&self, group: IpAddr) -> Vec<MachineId> {
         self.groups
             .get(&group)
             .map(|members| members.keys().copied().collect())
@@ -222,7 +222,7 @@ impl Network {
     }
 
     /// The nodes that have an IPv4 address, in order: whom a broadcast reaches.
-    pub(super) fn broadcast_domain(&self) -> BTreeSet<NodeId> {
+    pub(super) fn broadcast_domain(&self) -> BTreeSet<MachineId> {
         let v4 = self.addresses.iter().filter(|(addr, _)| addr.is_ipv4());
         v4.map(|(_, node)| *node).collect()
     }
@@ -235,11 +235,11 @@ impl Network {
         self.loopback_default = options;
     }
 
-    pub(super) fn set_link(&mut self, from: NodeId, to: NodeId, options: LinkOptions) {
+    pub(super) fn set_link(&mut self, from: MachineId, to: MachineId, options: LinkOptions) {
         self.links.insert((from, to), options);
     }
 
-    pub(super) fn set_cut(&mut self, from: NodeId, to: NodeId, is_cut: bool) {
+    pub(super) fn set_cut(&mut self, from: MachineId, to: MachineId, is_cut: bool) {
         if is_cut {
             self.cut.insert((from, to));
         } else {
@@ -251,7 +251,7 @@ impl Network {
         self.cut.clear();
     }
 
-    pub(super) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+    pub(super) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
         self.cut.contains(&(from, to))
     }
 
@@ -287,7 +287,7 @@ impl Network {
         Ok(Plan { at, again_at })
     }
 
-    fn options(&self, direction: (NodeId, NodeId)) -> LinkOptions {
+    fn options(&self, direction: (MachineId, MachineId)) -> LinkOptions {
         if let Some(options) = self.links.get(&direction) {
             return *options;
         }
@@ -298,7 +298,12 @@ impl Network {
         }
     }
 
-    fn queue_behind(&mut self, direction: (NodeId, NodeId), at: Instant, now: Instant) -> Instant {
+    fn queue_behind(
+        &mut self,
+        direction: (MachineId, MachineId),
+        at: Instant,
+        now: Instant,
+    ) -> Instant {
         let last = self.flows.entry(direction).or_insert(at);
         *last = at.max(*last);
         let at = *last;

@@ -15,7 +15,7 @@ use crate::time::Instant;
 
 /// A simulated machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub(super) u32);
+pub struct MachineId(pub(super) u32);
 
 /// One core of a simulated machine: what one driver belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

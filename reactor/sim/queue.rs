@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use super::arena::Key;
 use super::network::Packet;
-use super::node::NodeId;
+use super::node::MachineId;
 use crate::io::driver::Job;
 use crate::time::Instant;
 
@@ -18,7 +18,7 @@ pub(super) enum Event {
     /// A UDP socket that refused a datagram takes them again.
     UdpRoom(Key),
     /// A job of a node's offload pool ends.
-    Job(NodeId, Job),
+    Job(MachineId, Job),
 }
 
 struct Entry {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::arena::{Arena, Key};
 use super::datagram::UdpSocket;
 use super::network::{Body, Loss, Network, Packet};
-use super::node::{CoreId, JOBS_RUNNING_MAX, JOBS_WAITING_MAX, Node, NodeId};
+use super::node::{CoreId, JOBS_RUNNING_MAX, JOBS_WAITING_MAX, MachineId, Node};
 use super::prng::Prng;
 use super::queue::{Event, EventQueue};
 use super::resolver::SimResolver;
@@ -66,16 +66,18 @@ struct Socket {
 
 /// One core: the sockets of its driver and its place in the schedule.
 pub(super) struct Core {
-    pub(super) node: NodeId,
+    pub(super) node: MachineId,
     sockets: Arena<Socket>,
     /// Sockets with edges to report, oldest first.
     ready: Vec<SocketId>,
     wake: Arc<WakeFlag>,
     pub(super) random: Prng,
+    /// What the driver says of short reads. Both answers are true here, so the seed gives one to each core.
+    pub(super) short_read_drains: bool,
     pub(super) watches_interfaces: bool,
     interfaces_changed: bool,
     /// Whether the world runs it; else its owner waits on the driver directly.
-    has_body: bool,
+    pub(super) has_body: bool,
     is_running: bool,
     is_runnable: bool,
     /// Its entry in `State::sleepers`.
@@ -91,7 +93,7 @@ pub(super) enum Action {
     /// This core has its turn.
     Turn(CoreId),
     /// This job of a node's pool runs.
-    Job(NodeId, Job),
+    Job(MachineId, Job),
 }
 
 pub(super) struct State {
@@ -153,7 +155,7 @@ impl State {
         }
     }
 
-    pub(super) fn node(&mut self, node: NodeId) -> &mut Node {
+    pub(super) fn node(&mut self, node: MachineId) -> &mut Node {
         &mut self.nodes[node.0 as usize]
     }
 
@@ -161,13 +163,13 @@ impl State {
         &mut self.cores[core.0 as usize]
     }
 
-    pub(super) fn add_node(&mut self) -> NodeId {
-        let id = NodeId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
+    pub(super) fn add_node(&mut self) -> MachineId {
+        let id = MachineId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
         self.nodes.push(Node::new());
         id
     }
 
-    pub(super) fn add_core(&mut self, node: NodeId) -> CoreId {
+    pub(super) fn add_core(&mut self, node: MachineId) -> CoreId {
         let id = CoreId(u32::try_from(self.cores.len()).expect("fewer than 2^32 cores"));
         let place = self.node(node).cores.len() as u64;
         self.node(node).cores.push(id);
@@ -181,6 +183,7 @@ impl State {
                 is_woken: AtomicBool::new(false),
             }),
             random: Prng::for_purpose(self.seed, purpose),
+            short_read_drains: Prng::for_purpose(self.seed, !purpose).chance(0.5),
             watches_interfaces: false,
             interfaces_changed: false,
             has_body: false,
@@ -298,7 +301,7 @@ impl State {
         }
     }
 
-    /// Takes note that a core's turn is over and when it wants the next one. `again` is as [`super::Turn`] says.
+    /// Takes note that a core's turn is over and when it wants the next one. `again` is as its turn said.
     pub(super) fn end_turn(&mut self, core: CoreId, again: Option<Instant>) {
         let cost = self
             .schedule_prng
@@ -428,7 +431,7 @@ impl State {
         })
     }
 
-    pub(super) fn tell_interfaces_changed(&mut self, node: NodeId) {
+    pub(super) fn tell_interfaces_changed(&mut self, node: MachineId) {
         for core in self.node(node).cores.clone() {
             let entry = self.core(core);
             if entry.watches_interfaces {
@@ -565,7 +568,7 @@ impl State {
 
     // Offloaded jobs.
 
-    pub(super) fn offload(&mut self, node: NodeId, job: Job) -> Result<(), Job> {
+    pub(super) fn offload(&mut self, node: MachineId, job: Job) -> Result<(), Job> {
         if self.node(node).jobs_running < JOBS_RUNNING_MAX {
             self.start_job(node, job);
             return Ok(());
@@ -579,7 +582,7 @@ impl State {
     }
 
     /// Lets the next job of a node's pool begin.
-    pub(super) fn end_job(&mut self, node: NodeId) {
+    pub(super) fn end_job(&mut self, node: MachineId) {
         let entry = self.node(node);
         entry.jobs_running -= 1;
         if let Some(job) = entry.jobs_waiting.pop_front() {
@@ -587,7 +590,7 @@ impl State {
         }
     }
 
-    fn start_job(&mut self, node: NodeId, job: Job) {
+    fn start_job(&mut self, node: MachineId, job: Job) {
         self.node(node).jobs_running += 1;
         let (least, most) = self.job_time;
         let time = least + self.schedule_prng.up_to(most.saturating_sub(least));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::arena::Key;
 use super::network::{Body, Loss, Packet};
-use super::node::{CoreId, Node, NodeId, accepts, canonical, overlaps, scoped};
+use super::node::{CoreId, MachineId, Node, accepts, canonical, overlaps, scoped};
 use super::prng::mix;
 use super::segment::Segment;
 use super::state::{Handle, State};
@@ -16,7 +16,7 @@ use crate::io::driver::{ListenOptions, ReusePort, SocketId};
 
 /// A listening socket.
 pub(super) struct Listener {
-    node: NodeId,
+    node: MachineId,
     core: CoreId,
     socket: SocketId,
     local: SocketAddr,
@@ -253,7 +253,7 @@ impl State {
 
     // Ports.
 
-    fn free_tcp_port(&mut self, node: NodeId) -> io::Result<u16> {
+    fn free_tcp_port(&mut self, node: MachineId) -> io::Result<u16> {
         let prng = &mut self.socket_prng;
         let is_free = |node: &Node, port| !node.listeners.contains_key(&port);
         let port = self.nodes[node.0 as usize].ephemeral_port(prng, is_free);
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// Whether a listener is in the way of another at `local`.
-    fn is_listened(&self, node: NodeId, local: SocketAddr, reuse: ReusePort) -> bool {
+    fn is_listened(&self, node: MachineId, local: SocketAddr, reuse: ReusePort) -> bool {
         let keys = self.nodes[node.0 as usize].listeners.get(&local.port());
         let mut others = keys
             .into_iter()
@@ -276,7 +276,7 @@ impl State {
     /// The local address of a new connection.
     fn local_for(
         &mut self,
-        node: NodeId,
+        node: MachineId,
         remote: SocketAddr,
         wanted: Option<SocketAddr>,
     ) -> io::Result<SocketAddr> {
@@ -360,8 +360,8 @@ impl State {
     /// Takes in a segment for which there is no connection.
     fn deliver_unknown(
         &mut self,
-        from: NodeId,
-        to: NodeId,
+        from: MachineId,
+        to: MachineId,
         source: SocketAddr,
         target: SocketAddr,
         segment: Segment,
@@ -407,7 +407,7 @@ impl State {
 
     /// The listener for a new connection: one of those bound to the very address, else one of those bound to all. Among
     /// several the pair of addresses decides, as with `SO_REUSEPORT`.
-    fn find_listener(&self, to: NodeId, source: SocketAddr, target: SocketAddr) -> Option<Key> {
+    fn find_listener(&self, to: MachineId, source: SocketAddr, target: SocketAddr) -> Option<Key> {
         let keys = self.nodes[to.0 as usize].listeners.get(&target.port())?;
         let fitting = |key: &&Key| {
             self.listeners
@@ -507,7 +507,7 @@ impl State {
 
     fn transmit_segment(
         &mut self,
-        from: NodeId,
+        from: MachineId,
         source: SocketAddr,
         target: SocketAddr,
         segment: Segment,
@@ -519,7 +519,7 @@ impl State {
     /// Sends a unicast packet to the node that has its target's address.
     pub(super) fn route(
         &mut self,
-        from: NodeId,
+        from: MachineId,
         source: SocketAddr,
         target: SocketAddr,
         body: Body,

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::arena::Key;
-use super::node::{CoreId, NodeId};
+use super::node::{CoreId, MachineId};
 use super::prng::Prng;
 use super::segment::Segment;
 use crate::io::driver::SocketId;
@@ -85,7 +85,7 @@ enum State {
 }
 
 pub(super) struct Endpoint {
-    pub(super) node: NodeId,
+    pub(super) node: MachineId,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) owner: Owner,
@@ -148,7 +148,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// The connecting end; its first segment is in `out`.
     pub(super) fn connect(
-        node: NodeId,
+        node: MachineId,
         local: SocketAddr,
         remote: SocketAddr,
         owner: Owner,
@@ -163,7 +163,7 @@ impl Endpoint {
 
     /// The end that answers the first segment `syn`; its answer is in `out`.
     pub(super) fn answer(
-        node: NodeId,
+        node: MachineId,
         local: SocketAddr,
         remote: SocketAddr,
         listener: Key,
@@ -187,7 +187,7 @@ impl Endpoint {
     }
 
     fn new(
-        node: NodeId,
+        node: MachineId,
         local: SocketAddr,
         remote: SocketAddr,
         owner: Owner,

@@ -13,16 +13,17 @@ use std::time::Duration;
 use super::disk::SimDisk;
 use super::driver::SimDriver;
 use super::network::LinkOptions;
-use super::node::{CoreId, NodeId};
+use super::node::{CoreId, MachineId};
 use super::state::{Action, SimStats, State};
 use super::trace::{Stamp, TraceSink};
+use crate::actor::{Core, Turn};
 use crate::time::Instant;
 
 /// Names a world within the process. It may be sent to other threads, but the world can only be stepped on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorldId(u32);
 
-/// Code that the world runs: one core.
+/// Code that the world runs: one core, usually a [`Core`] of actors.
 ///
 /// In each turn it should call [`crate::io::driver::Driver::wait`] of its driver once to learn what is ready, do what
 /// is to do, and say when it wants to be called again. Whatever becomes ready on its driver, and a call of the driver's
@@ -32,15 +33,10 @@ pub trait Steppable {
     fn turn(&mut self) -> Turn;
 }
 
-/// How a turn of a [`Steppable`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// There is more to do at once.
-    Work,
-    /// Nothing to do until then, or until something becomes ready (`None`: only that).
-    Asleep(Option<Instant>),
-    /// It is over: the world drops it.
-    Ended,
+impl Steppable for Core {
+    fn turn(&mut self) -> Turn {
+        Core::turn(self)
+    }
 }
 
 /// Why the world was not stepped until what was waited for.
@@ -99,7 +95,7 @@ pub struct SimWorld {
 #[derive(Clone)]
 pub struct SimNode {
     world: SimWorld,
-    id: NodeId,
+    id: MachineId,
 }
 
 pub(super) struct World {
@@ -261,6 +257,11 @@ impl SimWorld {
         self.state().attach_body(core);
     }
 
+    /// Whether the world runs this core: its code was added and has not ended.
+    pub fn is_running(&self, core: CoreId) -> bool {
+        self.state().core(core).has_body
+    }
+
     /// Takes a core's code out of the world; it has no more turns. `None` if there is none, or if this is its turn.
     pub fn remove_core(&self, core: CoreId) -> Option<Box<dyn Steppable>> {
         let body = self
@@ -319,7 +320,7 @@ impl fmt::Debug for SimWorld {
 
 impl SimNode {
     /// Names the machine.
-    pub fn id(&self) -> NodeId {
+    pub fn id(&self) -> MachineId {
         self.id
     }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::sim::{LinkOptions, Prng, StepError, Steppable, Turn, step_until};
+use crate::actor::Turn;
+use crate::sim::{LinkOptions, Prng, StepError, Steppable, step_until};
 use crate::time::Instant;
 
 /// A core made of a closure.
