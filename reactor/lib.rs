@@ -5,6 +5,8 @@
 pub mod actor;
 pub mod io;
 mod random;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use actor::*;
