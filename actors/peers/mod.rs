@@ -1,0 +1,5 @@
+//! Who is connected.
+
+mod id;
+
+pub use id::PeerId;
