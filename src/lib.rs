@@ -1,3 +1,9 @@
 //! Peer-to-peer networking for machines with little memory.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod data_dir;
+pub mod identity_file;
+#[cfg(test)]
+mod memory_disk;
+pub mod network_key;
