@@ -4,6 +4,8 @@
 
 pub mod data_dir;
 pub mod identity_file;
+pub mod json;
 #[cfg(test)]
 mod memory_disk;
 pub mod network_key;
+pub mod terminal;
