@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod memory;
+pub mod signals;
 pub mod wheel;
 
 pub(crate) fn start_drivers(

@@ -136,8 +136,10 @@ pub enum Event<'a> {
     PeerDisconnected {
         /// Its whole id.
         peer: &'a str,
-        /// Why.
+        /// Why, for programs.
         reason: &'a str,
+        /// Why, for people.
+        message: &'a str,
     },
     /// A peer sent a typed value.
     Message {
@@ -201,7 +203,7 @@ pub const EVENTS: &[EventShape] = &[
     },
     EventShape {
         name: "peer_disconnected",
-        members: &["peer", "reason"],
+        members: &["peer", "reason", "message"],
     },
     EventShape {
         name: "message",
@@ -316,7 +318,11 @@ mod tests {
                 direction: "in",
                 suite,
             },
-            Event::PeerDisconnected { peer, reason },
+            Event::PeerDisconnected {
+                peer,
+                reason,
+                message: "why",
+            },
             Event::Message {
                 peer,
                 kind: "chat",
