@@ -129,7 +129,7 @@ fn shells_tests_comments_and_strings_may_name_the_outside() {
 }
 
 #[test]
-fn a_lock_in_a_machine_is_found_but_not_in_the_admission_table() {
+fn a_lock_in_a_machine_is_found_but_not_in_the_stated_exceptions() {
     let code = "use parking_lot::Mutex;\n";
     let findings = check_in_subsystem(("actors/good/machine.rs", code));
     assert_found(&findings, "actors/good/machine.rs", 1, "never holds a lock");
