@@ -9,3 +9,5 @@ pub mod json;
 mod memory_disk;
 pub mod network_key;
 pub mod terminal;
+
+pub use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};

@@ -1,11 +1,13 @@
 //! A line of input, read into a command.
 
+use std::str::FromStr;
+
 use data_encoding::BASE64;
+use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::error::{ErrorKind, RequestError};
-use crate::json::peer_name::PeerName;
 
 /// The longest message type, in bytes.
 const TYPE_LEN_MAX: usize = 128;
@@ -28,17 +30,17 @@ pub enum Command {
         /// `host:port`, not yet checked further.
         addr: String,
         /// The whole id that the node there must have.
-        peer_id: Option<PeerName>,
+        peer_id: Option<PeerId>,
     },
     /// Disconnect a peer.
     Disconnect {
         /// Which.
-        peer: PeerName,
+        peer: PeerIdPrefix,
     },
     /// Send a typed JSON value.
     Send {
         /// To whom; to all if `None`.
-        peer: Option<PeerName>,
+        peer: Option<PeerIdPrefix>,
         /// The type, 1 to 128 bytes.
         kind: String,
         /// The value.
@@ -47,14 +49,14 @@ pub enum Command {
     /// Send a text.
     SendText {
         /// To whom; to all if `None`.
-        peer: Option<PeerName>,
+        peer: Option<PeerIdPrefix>,
         /// The text.
         text: String,
     },
     /// Send bytes.
     SendBytes {
         /// To whom; to all if `None`.
-        peer: Option<PeerName>,
+        peer: Option<PeerIdPrefix>,
         /// The bytes.
         bytes: Vec<u8>,
     },
@@ -367,19 +369,21 @@ impl Members {
         })
     }
 
-    fn peer(&mut self, name: &str) -> Result<PeerName, RequestError> {
+    fn peer<P>(&mut self, name: &str) -> Result<P, RequestError>
+    where
+        P: FromStr<Err = ParsePeerIdError>,
+    {
         let text = self.text(name)?;
-        PeerName::parse(&text).ok_or_else(|| {
-            let message = format!(
-                "`{name}` {} is no peer id and no beginning of one",
-                quoted(&text)
-            );
-            RequestError::bad_request(message)
+        text.parse().map_err(|error| {
+            RequestError::bad_request(format!("`{name}` {} is no peer: {error}", quoted(&text)))
         })
     }
 
     /// A member that is `null` is not taken for an absent one: a program that has no peer in hand must not reach all.
-    fn peer_if_present(&mut self, name: &str) -> Result<Option<PeerName>, RequestError> {
+    fn peer_if_present<P>(&mut self, name: &str) -> Result<Option<P>, RequestError>
+    where
+        P: FromStr<Err = ParsePeerIdError>,
+    {
         match self.members.contains_key(name) {
             true => self.peer(name).map(Some),
             false => Ok(None),
@@ -436,8 +440,10 @@ mod tests {
         );
     }
 
-    fn name(text: &str) -> PeerName {
-        PeerName::parse(text).expect("it is a name")
+    const WHOLE_ID: &str = "mfrggzdfmztwq2lknnwg23tpobyxe43uov3ho6dzpiydcmrtgq2a";
+
+    fn name(text: &str) -> PeerIdPrefix {
+        text.parse().expect("it is the beginning of an id")
     }
 
     #[test]
@@ -453,10 +459,13 @@ mod tests {
             },
         );
         check(
-            r#"{"cmd":"connect","addr":"[::1]:9000","peer_id":"ABC"}"#,
+            &format!(
+                r#"{{"cmd":"connect","addr":"[::1]:9000","peer_id":"{}"}}"#,
+                WHOLE_ID.to_uppercase()
+            ),
             Command::Connect {
                 addr,
-                peer_id: Some(name("abc")),
+                peer_id: Some(WHOLE_ID.parse().expect("it is an id")),
             },
         );
         check(
@@ -505,13 +514,13 @@ mod tests {
                 shape
                     .required
                     .iter()
-                    .map(|name| format!(r#""{name}":"abcd""#)),
+                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
             );
             members.extend(
                 shape
                     .optional
                     .iter()
-                    .map(|name| format!(r#""{name}":"abcd""#)),
+                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
             );
             let whole = format!("{{{}}}", members.join(","));
             assert!(parse_text(&whole).command.is_ok(), "{whole}");
@@ -565,6 +574,10 @@ mod tests {
                 "`peer_id` must be a text, not null",
             ),
             (
+                r#"{"id":7,"cmd":"connect","addr":"a:1","peer_id":"abc"}"#,
+                "`peer_id` `abc` is no peer: a peer id has 52",
+            ),
+            (
                 r#"{"id":7,"cmd":"connect","addr":"a:1","peerid":"a"}"#,
                 "does not know `peerid`",
             ),
@@ -574,7 +587,7 @@ mod tests {
             ),
             (
                 r#"{"id":7,"cmd":"disconnect","peer":"a b"}"#,
-                "`peer` `a b` is no peer id",
+                "`peer` `a b` is no peer: ",
             ),
             (
                 r#"{"id":7,"cmd":"send","type":"","data":1}"#,

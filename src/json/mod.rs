@@ -11,10 +11,8 @@ mod command;
 mod error;
 mod line;
 mod output;
-mod peer_name;
 
 pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
 pub use error::{ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
 pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, to_line};
-pub use peer_name::{PeerName, Resolved};

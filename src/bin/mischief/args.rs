@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use mischief::json::PeerName;
+use mischief::{ParsePeerIdError, PeerId};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -156,7 +156,7 @@ impl Cli {
 /// Where to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    pub(crate) peer: Option<PeerName>,
+    pub(crate) peer: Option<PeerId>,
     pub(crate) addr: String,
 }
 
@@ -166,7 +166,9 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Target, String> {
         let (peer, addr) = match text.split_once('@') {
             Some((peer, addr)) => {
-                let peer = PeerName::parse(peer).ok_or("what stands before the @ is no peer id")?;
+                let peer = peer
+                    .parse()
+                    .map_err(|error: ParsePeerIdError| format!("before the @: {error}"))?;
                 (Some(peer), addr)
             }
             None => (None, text),
