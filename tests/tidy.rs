@@ -133,7 +133,7 @@ fn a_lock_in_a_machine_is_found_but_not_in_the_stated_exceptions() {
     let code = "use parking_lot::Mutex;\n";
     let findings = check_in_subsystem(("actors/good/machine.rs", code));
     assert_found(&findings, "actors/good/machine.rs", 1, "never holds a lock");
-    let admission = check_in_subsystem(("actors/peers/admission.rs", code));
+    let admission = check_in_subsystem(("actors/connection/admission.rs", code));
     assert!(
         admission
             .iter()
