@@ -178,7 +178,10 @@ fn machines_are_sans_io(repository: &Repository) -> Vec<Finding> {
 
 /// The stated exceptions: the admission counters are one small locked table that all cores share, and a link is where a
 /// connection meets the threads outside.
-const LOCKED: [&str; 2] = ["actors/connection/admission.rs", "actors/connection/link.rs"];
+const LOCKED: [&str; 2] = [
+    "actors/connection/admission.rs",
+    "actors/connection/link.rs",
+];
 
 /// One core owns its actors, so a machine has nothing to lock.
 fn machines_hold_no_lock(repository: &Repository) -> Vec<Finding> {
