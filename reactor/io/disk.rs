@@ -83,7 +83,7 @@ impl DiskFile for SystemFile {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             match os::read_at(&self.0, offset, bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => return outcome,
             }
         }

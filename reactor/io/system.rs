@@ -233,7 +233,7 @@ impl<S: Selector> SystemDriver<S> {
                 token => ready.extend(slots.get(token).and_then(|slot| slot.ready(token, event))),
             });
         match outcome {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => outcome?,
         }
         for ready in &ready[before..] {
@@ -261,10 +261,10 @@ impl<S: Selector> SystemDriver<S> {
             return Ok(());
         };
         let token = ready.socket.index as usize;
-        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable) {
-            if std::mem::take(is_blocked) {
-                self.selector.modify(source, token, Interest::READ)?;
-            }
+        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable)
+            && std::mem::take(is_blocked)
+        {
+            self.selector.modify(source, token, Interest::READ)?;
         }
         let Ready {
             readable,
@@ -436,7 +436,7 @@ impl<S: Selector> Driver for SystemDriver<S> {
         match open_state(&mut self.slots, socket) {
             Some(State::Open {
                 kind: Kind::Stream, ..
-            }) => (),
+            }) => {}
             _ => return None,
         }
         let (socket, _) = self.take(socket)?;
@@ -578,10 +578,10 @@ impl<S: Selector> Driver for SystemDriver<S> {
         let mut woken = Woken::default();
         let mut now = self.now();
         let start = now;
-        if let Some(datagrams) = &mut self.datagrams {
-            if deadline.is_none_or(|deadline| deadline > now + LONG_WAIT) {
-                datagrams.release();
-            }
+        if let Some(datagrams) = &mut self.datagrams
+            && deadline.is_none_or(|deadline| deadline > now + LONG_WAIT)
+        {
+            datagrams.release();
         }
         loop {
             let timeout = deadline.map(|deadline| timeout(now, deadline));
@@ -605,7 +605,7 @@ impl<S: Selector> Driver for SystemDriver<S> {
 fn retry<R>(mut operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match operation() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
     }

@@ -129,7 +129,7 @@ impl Watch {
                 // Length (2 bytes), version and type begin a message on all of these systems.
                 Ok(len) if len >= 4 => is_changed |= NOTICES.contains(&notice[3]),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_changed = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return is_changed,
             }
         }

@@ -172,7 +172,7 @@ impl Watch {
                 ))
             } {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => return changed,
                 Ok(_) => changed = true,
             }
