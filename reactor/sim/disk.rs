@@ -113,10 +113,10 @@ impl Disk for SimDisk {
         let mut files = self.lock_files();
         let inode = files.open(&path, options)?;
         files.inode(inode).handles += 1;
-        if options.truncate && options.write {
+        if options.truncate {
             files.inode(inode).set_len(0);
         }
-        let is_writable = options.write || options.create_new;
+        let is_writable = options.write;
         Ok(Box::new(SimFile {
             files: self.files.clone(),
             inode,
@@ -181,11 +181,17 @@ impl Disk for SimDisk {
             .filter(|(_, c)| *c == '/')
             .map(|(at, _)| at);
         let prefixes: Vec<&str> = ends.chain([path.len()]).map(|end| &path[..end]).collect();
-        if prefixes
+        if let Some(file) = prefixes
             .iter()
-            .any(|prefix| files.names.contains_key(*prefix))
+            .find(|prefix| files.names.contains_key(**prefix))
         {
-            return Err(io::ErrorKind::AlreadyExists.into());
+            let is_last = *file == path;
+            let kind = if is_last {
+                io::ErrorKind::AlreadyExists
+            } else {
+                io::ErrorKind::NotADirectory
+            };
+            return Err(kind.into());
         }
         files
             .directories
@@ -235,6 +241,10 @@ impl Files {
         if self.directories.contains(path) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        if !options.write && (options.create || options.create_new || options.truncate) {
+            // As the standard library has it.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         if let Some(inode) = self.names.get(path) {
             if options.create_new {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -245,10 +255,7 @@ impl Files {
         if !options.create && !options.create_new {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if !options.write && !options.create_new {
-            // As the standard library has it: a file is not created for reading.
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+
         self.inodes_made += 1;
         let inode = self.inodes_made;
         self.inodes.insert(inode, Inode::default());
@@ -257,10 +264,17 @@ impl Files {
     }
 
     fn check_parent(&self, path: &str) -> io::Result<()> {
-        if self.directories.contains(parent(path)) {
+        let parent = parent(path);
+        if self.directories.contains(parent) {
             return Ok(());
         }
-        Err(io::ErrorKind::NotFound.into())
+        let is_file = self.names.contains_key(parent);
+        let kind = if is_file {
+            io::ErrorKind::NotADirectory
+        } else {
+            io::ErrorKind::NotFound
+        };
+        Err(kind.into())
     }
 
     fn inode(&mut self, inode: u64) -> &mut Inode {

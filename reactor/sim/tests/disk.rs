@@ -118,7 +118,7 @@ fn names_are_listed_moved_and_removed() {
     );
     assert_eq!(
         disk.create_dir_all("/d/n/x").unwrap_err().kind(),
-        ErrorKind::AlreadyExists
+        ErrorKind::NotADirectory
     );
 }
 
