@@ -245,10 +245,7 @@ impl Handshake {
             return Err(Failure::told(error, RejectCode::WireVersion));
         };
         if preface.protocol() != config.preface.protocol() {
-            return Err(Failure::told(
-                Incompatible::Protocol,
-                RejectCode::Protocol,
-            ));
+            return Err(Failure::told(Incompatible::Protocol, RejectCode::Protocol));
         }
         self.version = version;
         self.peer_preface = Some(preface);
@@ -388,8 +385,7 @@ impl Handshake {
         let message = &mut self.out[start..];
         let length = u16::try_from(message.len() - 2).expect("a hello has at most 4 KiB");
         message[..2].copy_from_slice(&length.to_be_bytes());
-        if let (Step::Preface | Step::Message(1), Some(e)) =
-            (self.step, message[2..].first_chunk())
+        if let (Step::Preface | Step::Message(1), Some(e)) = (self.step, message[2..].first_chunk())
         {
             self.ephemeral = *e;
         }
@@ -400,7 +396,12 @@ impl Handshake {
         let hash = self.noise().hash();
         let hello = Hello {
             identity: *config.identity.peer_id().as_bytes(),
-            signature: sign(&config.identity, self.role, &hash, config.static_key.public()),
+            signature: sign(
+                &config.identity,
+                self.role,
+                &hash,
+                config.static_key.public(),
+            ),
             preface: *config.preface.as_bytes(),
             suites: config.suites().map(Suite::number).collect(),
             about: About::of(config, self.remote),
