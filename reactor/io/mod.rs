@@ -14,6 +14,7 @@ mod offload;
 mod os;
 mod resolver;
 mod select;
+pub mod signals;
 mod socket;
 mod system;
 mod udp;
@@ -48,6 +49,11 @@ fn start_driver(kind: DriverKind, shared: &Shared) -> io::Result<Box<dyn Driver 
     match kind {
         #[cfg(feature = "driver-mio")]
         DriverKind::Default | DriverKind::Mio => Ok(Box::new(MioDriver::new(shared)?)),
+        #[cfg(feature = "driver-polling")]
+        DriverKind::Polling => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the polling driver is not there yet",
+        )),
         #[cfg(not(feature = "driver-mio"))]
         DriverKind::Default => {
             let _ = shared;
