@@ -1,5 +1,6 @@
 //! Below the actors: drivers, sockets, files, timers, buffers, wakers and the offload pool.
 
+pub mod doorbell;
 pub mod driver;
 pub mod memory;
 pub mod wheel;
