@@ -6,6 +6,7 @@
 //! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
 
 mod disk;
+pub mod doorbell;
 pub mod driver;
 pub mod memory;
 #[cfg(feature = "driver-mio")]
