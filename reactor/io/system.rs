@@ -103,9 +103,7 @@ const NIL: u32 = u32::MAX;
 impl<S: Selector> SystemDriver<S> {
     pub(crate) fn with_selector(mut selector: S, shared: &Shared) -> io::Result<SystemDriver<S>> {
         let clock_watch = Watch::clock();
-        if let Some(watch) = &clock_watch {
-            selector.watch(watch, WATCH_CLOCK)?;
-        }
+        let clock_watch = clock_watch.filter(|watch| selector.watch(watch, WATCH_CLOCK).is_ok());
         Ok(SystemDriver {
             selector,
             slots: Vec::new(),
@@ -607,6 +605,23 @@ fn retry<R>(mut operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
         match operation() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
+        }
+    }
+}
+
+impl<S: Selector> Drop for SystemDriver<S> {
+    /// Wakers may keep the selector alive, so all registrations are ended.
+    fn drop(&mut self) {
+        for slot in self.slots.drain(..) {
+            if let State::Open { source, .. } = slot.state {
+                drop(self.selector.remove(source));
+            }
+        }
+        for watch in [&self.clock_watch, &self.interface_watch]
+            .into_iter()
+            .flatten()
+        {
+            self.selector.unwatch(watch);
         }
     }
 }

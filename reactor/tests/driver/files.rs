@@ -156,7 +156,7 @@ pub(crate) fn locks_exclude_and_end(fixture: &mut dyn Fixture) {
     let path = format!("{}/lock", fixture.directory());
     let guard = disk.lock(&path).expect("locks");
     assert_eq!(
-        disk.lock(&path).err().expect("held").kind(),
+        disk.lock(&path).expect_err("held").kind(),
         ErrorKind::WouldBlock
     );
     drop(guard);

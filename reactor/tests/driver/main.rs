@@ -79,3 +79,22 @@ fn mio_fixture() -> impl Fixture {
 
 #[cfg(feature = "driver-mio")]
 suite!(mio, mio_fixture());
+
+#[cfg(feature = "driver-polling")]
+fn polling_fixture() -> impl Fixture {
+    let shared = mischief_reactor::io::Shared::new();
+    Real::new(move || Ok(Box::new(mischief_reactor::io::PollingDriver::new(&shared)?)))
+}
+
+#[cfg(feature = "driver-polling")]
+suite!(polling, polling_fixture());
+
+#[cfg(feature = "driver-polling")]
+fn polling_without_edges_fixture() -> impl Fixture {
+    let shared = mischief_reactor::io::Shared::new();
+    let make = move || mischief_reactor::io::PollingDriver::without_edges(&shared);
+    Real::new(move || Ok(Box::new(make()?)))
+}
+
+#[cfg(feature = "driver-polling")]
+suite!(polling_without_edges, polling_without_edges_fixture());
