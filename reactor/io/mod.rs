@@ -12,6 +12,7 @@ pub mod memory;
 mod mio;
 mod offload;
 mod os;
+mod random;
 mod resolver;
 mod select;
 pub mod signals;
@@ -29,6 +30,7 @@ pub use offload::{
     OFFLOAD_QUEUE_MAX, OFFLOAD_THREADS_DEFAULT, OFFLOAD_THREADS_MAX, OffloadPool, OffloadStats,
 };
 pub use os::Watch;
+pub use random::SystemRandom;
 pub use resolver::SystemResolver;
 pub use select::{Direction, Event, Interest, Selector, WAKER};
 pub use system::{Shared, SystemDriver};
