@@ -249,10 +249,10 @@ impl Core {
     }
 
     fn requeue(&mut self, socket: SocketId) {
-        if let Some(state) = self.socket_mut(socket) {
-            if !std::mem::replace(&mut state.is_queued, true) {
-                self.requeued.push_back(socket);
-            }
+        if let Some(state) = self.socket_mut(socket)
+            && !std::mem::replace(&mut state.is_queued, true)
+        {
+            self.requeued.push_back(socket);
         }
     }
 
@@ -719,7 +719,9 @@ impl Core {
         }
         self.forget_socket(socket);
         let socket = self.driver.detach(socket).ok_or_else(gone)?;
-        self.shared
+        // On a core that has just ended nobody would take it: it closes.
+        let _ = self
+            .shared
             .push_system(to.core(), System::Give { to, socket });
         Ok(())
     }
