@@ -285,10 +285,14 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.tcp_connect(id, remote, local)
     }
 
-    /// Writes to a connection. The kernel takes what it can, the rest is kept, up to
-    /// [`Limits::unsent_max`](super::Limits::unsent_max): the result is how many bytes are kept, and when it is not 0
-    /// an [`Event::Writable`](super::Event::Writable) will come. `WouldBlock`: the bound is reached, nothing was
-    /// taken. On any other error the connection is gone.
+    /// Writes to a connection, which may still be connecting. The kernel takes what it can, the rest is kept: the
+    /// result is how many bytes are kept, and when it is not 0 an [`Event::Writable`](super::Event::Writable) will
+    /// come.
+    ///
+    /// `WouldBlock`: bytes are kept already, and with these they would be more than
+    /// [`Limits::unsent_max`](super::Limits::unsent_max); nothing was taken. `NotConnected` and `InvalidInput`: the
+    /// socket is not this actor's, no connection, or its writing half has been shut down. On any other error the
+    /// connection is gone.
     pub fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize> {
         let id = self.id;
         self.core.write(id, socket, bytes)
@@ -348,7 +352,8 @@ impl<'a, A: Actor> Context<'a, A> {
     }
 
     /// Has datagrams whose first byte lies in `first` go to another actor of this core (RFC 7983), which may then
-    /// send through the socket too.
+    /// send through the socket too. Of routes that overlap the one made first counts; a second one with the same range
+    /// takes the place of the first. Once `to` has ended they come to the owner again.
     pub fn route(
         &mut self,
         socket: SocketId,
@@ -367,8 +372,9 @@ impl<'a, A: Actor> Context<'a, A> {
         interface: u32,
         join: bool,
     ) -> io::Result<()> {
+        let id = self.id;
         self.core
-            .driver
+            .udp_driver(id, socket)?
             .udp_membership(socket, group, interface, join)
     }
 
@@ -380,8 +386,9 @@ impl<'a, A: Actor> Context<'a, A> {
         loopback: bool,
         interface: Option<u32>,
     ) -> io::Result<()> {
+        let id = self.id;
         self.core
-            .driver
+            .udp_driver(id, socket)?
             .udp_multicast(socket, ttl, loopback, interface)
     }
 
