@@ -1,3 +1,7 @@
 //! The subsystems of mischief. One folder is one subsystem is one actor: a sans-IO machine and a thin shell around it.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod connection;
+pub mod identity;
+pub mod peers;

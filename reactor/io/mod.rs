@@ -6,6 +6,7 @@
 //! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
 
 mod disk;
+pub mod doorbell;
 pub mod driver;
 pub mod memory;
 #[cfg(feature = "driver-mio")]
@@ -16,6 +17,7 @@ mod os;
 mod polling;
 mod resolver;
 mod select;
+pub mod signals;
 mod socket;
 mod system;
 mod udp;
