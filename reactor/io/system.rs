@@ -103,9 +103,7 @@ const NIL: u32 = u32::MAX;
 impl<S: Selector> SystemDriver<S> {
     pub(crate) fn with_selector(mut selector: S, shared: &Shared) -> io::Result<SystemDriver<S>> {
         let clock_watch = Watch::clock();
-        if let Some(watch) = &clock_watch {
-            selector.watch(watch, WATCH_CLOCK)?;
-        }
+        let clock_watch = clock_watch.filter(|watch| selector.watch(watch, WATCH_CLOCK).is_ok());
         Ok(SystemDriver {
             selector,
             slots: Vec::new(),
@@ -233,7 +231,7 @@ impl<S: Selector> SystemDriver<S> {
                 token => ready.extend(slots.get(token).and_then(|slot| slot.ready(token, event))),
             });
         match outcome {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => outcome?,
         }
         for ready in &ready[before..] {
@@ -261,10 +259,10 @@ impl<S: Selector> SystemDriver<S> {
             return Ok(());
         };
         let token = ready.socket.index as usize;
-        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable) {
-            if std::mem::take(is_blocked) {
-                self.selector.modify(source, token, Interest::READ)?;
-            }
+        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable)
+            && std::mem::take(is_blocked)
+        {
+            self.selector.modify(source, token, Interest::READ)?;
         }
         let Ready {
             readable,
@@ -436,7 +434,7 @@ impl<S: Selector> Driver for SystemDriver<S> {
         match open_state(&mut self.slots, socket) {
             Some(State::Open {
                 kind: Kind::Stream, ..
-            }) => (),
+            }) => {}
             _ => return None,
         }
         let (socket, _) = self.take(socket)?;
@@ -578,10 +576,10 @@ impl<S: Selector> Driver for SystemDriver<S> {
         let mut woken = Woken::default();
         let mut now = self.now();
         let start = now;
-        if let Some(datagrams) = &mut self.datagrams {
-            if deadline.is_none_or(|deadline| deadline > now + LONG_WAIT) {
-                datagrams.release();
-            }
+        if let Some(datagrams) = &mut self.datagrams
+            && deadline.is_none_or(|deadline| deadline > now + LONG_WAIT)
+        {
+            datagrams.release();
         }
         loop {
             let timeout = deadline.map(|deadline| timeout(now, deadline));
@@ -605,8 +603,25 @@ impl<S: Selector> Driver for SystemDriver<S> {
 fn retry<R>(mut operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match operation() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
+        }
+    }
+}
+
+impl<S: Selector> Drop for SystemDriver<S> {
+    /// Wakers may keep the selector alive, so all registrations are ended.
+    fn drop(&mut self) {
+        for slot in self.slots.drain(..) {
+            if let State::Open { source, .. } = slot.state {
+                drop(self.selector.remove(source));
+            }
+        }
+        for watch in [&self.clock_watch, &self.interface_watch]
+            .into_iter()
+            .flatten()
+        {
+            self.selector.unwatch(watch);
         }
     }
 }
