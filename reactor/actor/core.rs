@@ -153,6 +153,12 @@ pub struct Core {
     /// Groups of messages still to be timed one by one, after a stall whose culprit was not clear.
     pub(crate) precise_groups: u32,
     pub(crate) sample: u32,
+    /// Messages until the clock is read, handled since it was read, and handled since one was timed.
+    pub(crate) clock_left: u32,
+    pub(crate) handled: u32,
+    pub(crate) unsampled: u32,
+    /// The next message is timed.
+    pub(crate) is_sampling: bool,
     /// What was handled last, oldest overwritten.
     pub(crate) recent: [Option<(ActorId, &'static MessageVtable)>; RECENT],
     pub(crate) recent_next: usize,
@@ -213,6 +219,10 @@ impl Core {
                 ..CoreStats::default()
             },
             precise_groups: 0,
+            clock_left: 0,
+            handled: 0,
+            unsampled: 0,
+            is_sampling: false,
             recent: [None; RECENT],
             recent_next: 0,
             sample: u32::from_le_bytes(seed) | 1,
@@ -255,6 +265,7 @@ impl Core {
         }
         self.idle = !self.has_work() && self.remote().prepare_sleep();
         if self.idle {
+            self.shrink_queues();
             Turn::Asleep(self.wheel.next_deadline())
         } else {
             Turn::Work

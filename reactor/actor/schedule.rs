@@ -113,16 +113,24 @@ impl Core {
                 }
                 std::mem::swap(&mut self.queue, &mut self.batch);
             }
-            left -= self.run_group(left).min(left);
+            let waiting = (self.batch.len() - self.batch_next) as u32;
+            let done = self.run_some(waiting.min(left).min(self.clock_left));
+            left -= done;
+            self.clock_left -= done;
+            if self.clock_left == 0 {
+                self.read_clock();
+            }
             if !self.system.is_empty() {
                 self.drain_system();
             }
         }
-        self.shrink_queues();
+        if self.handled > 0 {
+            self.read_clock();
+        }
     }
 
     /// Gives back what a burst made the queues grow to.
-    fn shrink_queues(&mut self) {
+    pub(crate) fn shrink_queues(&mut self) {
         const KEPT: usize = 1024;
         if self.batch_next == self.batch.len() && self.queue.is_empty() {
             self.batch.clear();
@@ -136,61 +144,41 @@ impl Core {
         }
     }
 
-    /// Handles a group of messages, one of which is timed as a sample. Returns how many it handled.
-    fn run_group(&mut self, left: u32) -> u32 {
-        let waiting = (self.batch.len() - self.batch_next) as u32;
-        let is_precise = self.precise_groups > 0;
-        let size = if is_precise {
-            1
-        } else {
-            GROUP.min(waiting).min(left)
-        };
-        // Which message is timed must not follow any pattern of the traffic.
-        self.sample = self
-            .sample
-            .wrapping_mul(0x9E37_79B1)
-            .wrapping_add(0x85EB_CA6B);
-        let sampled = if size == GROUP {
-            (self.sample >> 16) % GROUP
-        } else {
-            0
-        };
-        let started = self.now;
-
-        let before = self.run_some(sampled);
-        let (at, id) = (self.driver.now(), self.next_receiver());
-        let sample = if before == sampled {
-            self.run_some(1)
-        } else {
-            0
-        };
-        let after = self.driver.now();
-        let rest = if sample == 1 {
-            self.run_some(size - sampled - 1)
-        } else {
-            0
-        };
-        self.now = if rest > 0 { self.driver.now() } else { after };
-
-        if let (Some(id), 1) = (id, sample) {
-            let busy = after.saturating_duration_since(at);
-            let weight = if size == GROUP { GROUP } else { 1 };
-            self.add_busy(id, busy * weight);
-        }
-        let done = before + sample + rest;
-        let took = self.now.saturating_duration_since(started);
+    /// Reads the clock between messages: about once in [`GROUP`], and then once more after the message that follows,
+    /// whose time stands for all since the last such sample.
+    fn read_clock(&mut self) {
+        let now = self.driver.now();
+        let took = now.saturating_duration_since(self.now);
+        let handled = std::mem::take(&mut self.handled);
+        self.now = now;
         if took >= self.shared.limits.stall {
-            self.blame(done, took);
+            self.blame(handled, took);
+        }
+        if self.is_sampling {
+            self.is_sampling = false;
+            if handled == 1 {
+                let weight = self.unsampled + 1;
+                let id = self.last_receiver();
+                self.add_busy(id, took * weight);
+                self.unsampled = 0;
+            }
+        } else {
+            self.unsampled = self.unsampled.saturating_add(handled);
         }
         self.precise_groups = self.precise_groups.saturating_sub(1);
-        done
-    }
-
-    fn next_receiver(&self) -> Option<ActorId> {
-        self.batch
-            .get(self.batch_next)?
-            .as_ref()
-            .map(|slot| slot.to)
+        self.clock_left = if self.precise_groups > 0 {
+            1
+        } else if self.unsampled >= GROUP / 2 {
+            self.is_sampling = true;
+            1
+        } else {
+            // Which message is timed must not follow any pattern of the traffic.
+            self.sample = self
+                .sample
+                .wrapping_mul(0x9E37_79B1)
+                .wrapping_add(0x85EB_CA6B);
+            GROUP / 2 + (self.sample >> 16) % GROUP
+        };
     }
 
     pub(crate) fn add_busy(&mut self, id: ActorId, busy: Duration) {
@@ -219,7 +207,9 @@ impl Core {
                 }
             }
         }
-        (self.batch_next - first) as u32
+        let done = (self.batch_next - first) as u32;
+        self.handled += done;
+        done
     }
 
     /// Delivers messages up to place `last`, until one fails or the system lane has something.

@@ -295,6 +295,12 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, path: &str) -> io::Result<()>;
     /// Makes renames and removals in a directory durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Whether a file can be read by its owner alone. Systems without file modes answer `true`; a file system without
+    /// owners gives every file an open mode and answers `false`.
+    fn is_private(&self, path: &str) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
     /// Takes an exclusive lock on a file that is held until the guard drops; `WouldBlock` if another holds it.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Any + Send>>;
 }

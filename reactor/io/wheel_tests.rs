@@ -19,6 +19,12 @@ impl Seeded {
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
+
+    /// Below one of the bounds, in nanoseconds.
+    fn duration(&mut self, bounds: &[u64]) -> Duration {
+        let bound = bounds[self.below(bounds.len() as u64) as usize];
+        Duration::from_nanos(self.below(bound))
+    }
 }
 
 fn ms(ms: u64) -> Instant {
@@ -226,7 +232,7 @@ fn random_run(seed: u64) {
         match random.below(10) {
             0..=4 => {
                 let reach = [1 << 21, 1 << 26, 1 << 33, 1 << 45, 1 << 52, 1 << 58];
-                let after = Duration::from_nanos(random.below(reach[random.below(6) as usize]));
+                let after = random.duration(&reach);
                 let at = if random.below(20) == 0 {
                     now - after
                 } else {
@@ -270,7 +276,7 @@ fn random_run(seed: u64) {
                 let reach = [1 << 20, 1 << 24, 1 << 31, 1 << 44, 1 << 51];
                 now = match (action, wheel.next_deadline()) {
                     (7 | 8, Some(next)) => next.max(now),
-                    _ => now + Duration::from_nanos(random.below(reach[random.below(5) as usize])),
+                    _ => now + random.duration(&reach),
                 };
                 advance_both(&mut wheel, &mut model, now, seed);
             }
