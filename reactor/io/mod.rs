@@ -6,8 +6,8 @@
 //! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
 //! - `doorbell`: a descriptor for loops that are not ours. `signals`: what asks the process to end.
 
-pub mod doorbell;
 mod disk;
+pub mod doorbell;
 pub mod driver;
 pub mod memory;
 #[cfg(feature = "driver-mio")]
