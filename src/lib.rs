@@ -43,5 +43,6 @@ mod node;
 pub mod terminal;
 
 pub use mischief_actors::connection::SendError;
+pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};
 pub use mischief_actors::identity::{Identity, ParsePeerIdError, PeerId, PeerIdPrefix};
 pub use node::*;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mischief_actors::connection::admission::AdmissionLimits;
-use mischief_actors::connection::dial::{DialConfig, parse_listen_addr};
+use mischief_actors::connection::dial::DialConfig;
+use mischief_actors::connection::endpoint::parse_listen_addr;
 use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY_BYTES_MAX};
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};

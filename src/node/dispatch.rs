@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use mischief_actors::connection::{Deliver, Link, MessageKind};
+use mischief_actors::connection::{Deliver, Kind, LargeMessage, Link, Message as Wire, Records};
 use mischief_actors::identity::PeerId;
 use mischief_reactor::io::doorbell::Doorbell;
 use mischief_reactor::io::memory::MemoryKind;
@@ -23,7 +23,6 @@ use super::Message;
 use super::directory::Directory;
 use super::events::{NodeEvent, Subscribers};
 use super::handlers::{Handlers, Snapshot};
-use super::wire::Records;
 
 /// Credit is given back after this many bytes of messages, so that in a long run a slow handler lets the sender go on.
 const CREDIT_STEP: usize = 32 << 10;
@@ -78,16 +77,8 @@ enum Item {
         link: Arc<Link>,
         end: usize,
     },
-    Large(Box<Large>),
+    Large(Arc<Link>, Box<LargeMessage>),
     Event(Box<NodeEvent>),
-}
-
-struct Large {
-    link: Arc<Link>,
-    kind: MessageKind,
-    name: Box<str>,
-    body: Vec<u8>,
-    credit: usize,
 }
 
 #[derive(Default)]
@@ -112,9 +103,10 @@ impl Batch {
         }
     }
 
-    fn push_large(&mut self, large: Large) {
-        self.large_bytes += large.body.len();
-        self.items.push(Item::Large(Box::new(large)));
+    fn push_large(&mut self, link: &Arc<Link>, message: LargeMessage) {
+        self.large_bytes += message.message().body.len();
+        self.items
+            .push(Item::Large(link.clone(), Box::new(message)));
     }
 
     fn push_event(&mut self, event: NodeEvent) {
@@ -453,10 +445,10 @@ impl Hub {
                     run.records(&link, &batch.bytes[start..end], true);
                     start = end;
                 }
-                Item::Large(large) => {
-                    run.large(&large);
-                    let memory = self.handle.memory();
-                    memory.give(MemoryKind::Payloads, large.body.len());
+                Item::Large(link, message) => {
+                    run.large(&link, &message);
+                    let bytes = message.message().body.len();
+                    self.handle.memory().give(MemoryKind::Payloads, bytes);
                 }
                 Item::Event(event) => run.event(&event),
             }
@@ -479,47 +471,34 @@ impl Hub {
 }
 
 impl Deliver for Hub {
-    fn records(&self, link: &Arc<Link>, records: &[u8]) {
+    fn records(&self, link: &Arc<Link>, records: Records<'_>) {
         if !self.handlers.has_message_handlers() {
-            return self.pass_over(link, Records::new(records).count(), records.len());
+            return self.pass_over(link, records.count_messages(), records.len());
         }
         if self.callbacks == Callbacks::Inline {
-            return Run::new(self).records(link, records, false);
+            return Run::new(self).records(link, records.as_bytes(), false);
         }
         // Before it can be handled, and taken off again.
         let memory = self.handle.memory();
         memory.adjust(MemoryKind::Payloads, 0, records.len());
-        if !self.push(|batch| batch.push_run(link, records)) {
+        if !self.push(|batch| batch.push_run(link, records.as_bytes())) {
             memory.give(MemoryKind::Payloads, records.len());
         }
     }
 
-    fn message(
-        &self,
-        link: &Arc<Link>,
-        kind: MessageKind,
-        name: &str,
-        body: Vec<u8>,
-        credit: usize,
-    ) {
+    fn large(&self, link: &Arc<Link>, message: LargeMessage) {
+        let Wire { body, credit, .. } = message.message();
+        let bytes = body.len();
         if !self.handlers.has_message_handlers() {
-            return self.pass_over(link, 1, credit);
+            return self.pass_over(link, 1, credit as usize);
         }
-        let size = body.len();
-        let large = Large {
-            link: link.clone(),
-            kind,
-            name: Box::from(name),
-            body,
-            credit,
-        };
         if self.callbacks == Callbacks::Inline {
-            return Run::new(self).large(&large);
+            return Run::new(self).large(link, &message);
         }
         let memory = self.handle.memory();
-        memory.adjust(MemoryKind::Payloads, 0, size);
-        if !self.push(|batch| batch.push_large(large)) {
-            memory.give(MemoryKind::Payloads, size);
+        memory.adjust(MemoryKind::Payloads, 0, bytes);
+        if !self.push(|batch| batch.push_large(link, message)) {
+            memory.give(MemoryKind::Payloads, bytes);
         }
     }
 }
@@ -548,9 +527,9 @@ impl<'a> Run<'a> {
     fn records(&mut self, link: &Arc<Link>, bytes: &[u8], is_counted: bool) {
         let mut credit = 0;
         let mut rest = bytes.len();
-        for record in Records::new(bytes) {
-            self.message(link.peer(), record.kind, record.name, record.body);
-            credit += record.size;
+        for message in Records::new(bytes) {
+            credit += message.credit as usize;
+            self.message(link.peer(), message);
             if credit >= CREDIT_STEP {
                 rest -= credit;
                 self.give_back(link, std::mem::take(&mut credit), is_counted);
@@ -570,19 +549,20 @@ impl<'a> Run<'a> {
         link.consumed(&self.hub.handle, credit);
     }
 
-    fn large(&mut self, large: &Large) {
-        self.message(large.link.peer(), large.kind, &large.name, &large.body);
-        large.link.consumed(&self.hub.handle, large.credit);
+    fn large(&mut self, link: &Link, message: &LargeMessage) {
+        let message = message.message();
+        self.message(link.peer(), message);
+        link.consumed(&self.hub.handle, message.credit as usize);
     }
 
     #[inline]
-    fn message(&mut self, peer: &PeerId, kind: MessageKind, name: &str, body: &[u8]) {
+    fn message(&mut self, peer: &PeerId, message: Wire<'_>) {
         self.snapshot.refresh(&self.hub.handlers);
         self.count += 1;
-        match kind {
-            MessageKind::Bytes => self.bytes(peer, body),
-            MessageKind::Text => self.text(peer, body),
-            MessageKind::Json => self.json(peer, name, body),
+        match message.kind {
+            Kind::Bytes => self.bytes(peer, message.body),
+            Kind::Text => self.text(peer, message.body),
+            Kind::Json => self.json(peer, message.name, message.body),
         }
     }
 

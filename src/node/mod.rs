@@ -27,7 +27,6 @@ mod handlers;
 mod info;
 mod outgoing;
 mod pending;
-mod wire;
 mod wiring;
 
 use std::fmt;
@@ -37,8 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mischief_actors::connection::dial::parse_addr;
-use mischief_actors::connection::{MessageKind, SendError};
+use mischief_actors::connection::endpoint::parse_addr;
+use mischief_actors::connection::{Kind, SendError};
 use mischief_actors::identity::{PeerId, PeerIdPrefix};
 use mischief_reactor::io::doorbell::Descriptor;
 use mischief_reactor::{Handle, Runtime, Signal};
@@ -52,7 +51,7 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{Direction, NodeStats, PeerInfo};
-pub use outgoing::{Outgoing, TYPE_BYTES_MAX};
+pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
 
 use dispatch::Hub;
@@ -230,13 +229,12 @@ impl Node {
 
     /// Sends a text.
     pub fn send_text(&self, peer: &PeerId, text: &str) -> Sent {
-        self.hub()
-            .send(peer, MessageKind::Text, "", text.as_bytes())
+        self.hub().send(peer, Kind::Text, "", text.as_bytes())
     }
 
     /// Sends bytes.
     pub fn send_bytes(&self, peer: &PeerId, bytes: &[u8]) -> Sent {
-        self.hub().send(peer, MessageKind::Bytes, "", bytes)
+        self.hub().send(peer, Kind::Bytes, "", bytes)
     }
 
     /// Sends a JSON value to every connected peer.
@@ -246,12 +244,12 @@ impl Node {
 
     /// Sends a text to every connected peer.
     pub fn broadcast_text(&self, text: &str) -> Broadcast {
-        self.hub().broadcast(MessageKind::Text, "", text.as_bytes())
+        self.hub().broadcast(Kind::Text, "", text.as_bytes())
     }
 
     /// Sends bytes to every connected peer.
     pub fn broadcast_bytes(&self, bytes: &[u8]) -> Broadcast {
-        self.hub().broadcast(MessageKind::Bytes, "", bytes)
+        self.hub().broadcast(Kind::Bytes, "", bytes)
     }
 
     /// The way to one connected peer, for sending much.

@@ -6,16 +6,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mischief_actors::connection::{self, Link, MessageKind, SendError};
+use mischief_actors::connection::{self, Kind, Link, SendError};
 use mischief_actors::identity::PeerId;
 use serde::Serialize;
 
 use super::dispatch::Hub;
 use super::pending::{Broadcast, Pending, Sent};
-use super::wire::encode_message;
-
-/// The longest type of a JSON message in bytes.
-pub const TYPE_BYTES_MAX: usize = 128;
 
 /// Memory for encoding that a thread keeps from one JSON message to the next.
 const SCRATCH_KEPT: usize = 64 << 10;
@@ -52,19 +48,18 @@ impl Outgoing {
     /// Queues a JSON value under a type of 1 to 128 bytes. [`SendError::Full`] above 1 MiB of waiting messages:
     /// [`Outgoing::wait_for_room`] then waits.
     pub fn send<T: Serialize + ?Sized>(&self, kind: &str, value: &T) -> Result<(), SendError> {
-        check_type(kind)?;
-        with_json(value, |body| self.queue(MessageKind::Json, kind, body))
+        with_json(value, |body| self.queue(Kind::Json, kind, body))
     }
 
     /// Queues a text.
     pub fn send_text(&self, text: &str) -> Result<(), SendError> {
-        self.queue(MessageKind::Text, "", text.as_bytes())
+        self.queue(Kind::Text, "", text.as_bytes())
     }
 
     /// Queues bytes.
     #[inline]
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError> {
-        self.queue(MessageKind::Bytes, "", bytes)
+        self.queue(Kind::Bytes, "", bytes)
     }
 
     /// The fate of everything queued so far: done when the socket has taken it.
@@ -96,7 +91,7 @@ impl Outgoing {
     }
 
     #[inline]
-    fn queue(&self, kind: MessageKind, name: &str, body: &[u8]) -> Result<(), SendError> {
+    fn queue(&self, kind: Kind, name: &str, body: &[u8]) -> Result<(), SendError> {
         queue(&self.hub, &self.link, kind, name, body).map(drop)
     }
 }
@@ -109,16 +104,8 @@ impl fmt::Debug for Outgoing {
 
 /// Queues a message for one peer and gives the place after it.
 #[inline]
-fn queue(
-    hub: &Hub,
-    link: &Link,
-    kind: MessageKind,
-    name: &str,
-    body: &[u8],
-) -> Result<u64, SendError> {
-    link.queue(&hub.handle, body.len(), |out| {
-        encode_message(out, kind, name, body)
-    })
+fn queue(hub: &Hub, link: &Link, kind: Kind, name: &str, body: &[u8]) -> Result<u64, SendError> {
+    link.queue(&hub.handle, kind, name, body)
 }
 
 impl Hub {
@@ -134,11 +121,7 @@ impl Hub {
         kind: &str,
         value: &T,
     ) -> Sent {
-        let sent = check_type(kind).and_then(|()| {
-            with_json(value, |body| {
-                Ok(self.send(peer, MessageKind::Json, kind, body))
-            })
-        });
+        let sent = with_json(value, |body| Ok(self.send(peer, Kind::Json, kind, body)));
         sent.unwrap_or_else(|error| Sent::new(self, connection::Sent::over(Err(error))))
     }
 
@@ -146,7 +129,7 @@ impl Hub {
     pub(crate) fn send(
         self: &Arc<Hub>,
         peer: &PeerId,
-        kind: MessageKind,
+        kind: Kind,
         name: &str,
         body: &[u8],
     ) -> Sent {
@@ -163,36 +146,26 @@ impl Hub {
         kind: &str,
         value: &T,
     ) -> Broadcast {
-        let sent = check_type(kind).and_then(|()| {
-            with_json(value, |body| {
-                Ok(self.broadcast(MessageKind::Json, kind, body))
-            })
-        });
+        let sent = with_json(value, |body| Ok(self.broadcast(Kind::Json, kind, body)));
         sent.unwrap_or_else(|error| Broadcast::refused(self, error))
     }
 
     /// Sends a message to every connected peer.
-    pub(crate) fn broadcast(
-        self: &Arc<Hub>,
-        kind: MessageKind,
-        name: &str,
-        body: &[u8],
-    ) -> Broadcast {
+    pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
         let links = self.directory.links();
-        let fates = links
-            .into_iter()
-            .map(|link| self.send_over(link, kind, name, body))
-            .collect();
+        let mut fates = Vec::with_capacity(links.len());
+        for link in links {
+            let fate = self.send_over(link, kind, name, body);
+            if let Some(Err(error @ SendError::Encode(_))) = fate.try_result() {
+                // The others would say the same.
+                return Broadcast::refused(self, error);
+            }
+            fates.push(fate);
+        }
         Broadcast::new(self, fates)
     }
 
-    fn send_over(
-        &self,
-        link: Arc<Link>,
-        kind: MessageKind,
-        name: &str,
-        body: &[u8],
-    ) -> connection::Sent {
+    fn send_over(&self, link: Arc<Link>, kind: Kind, name: &str, body: &[u8]) -> connection::Sent {
         match queue(self, &link, kind, name, body) {
             Ok(end) => connection::Sent::queued(link, self.handle.clone(), end),
             Err(error) => connection::Sent::over(Err(error)),
@@ -202,15 +175,6 @@ impl Hub {
 
 fn not_connected() -> SendError {
     SendError::Gone(Arc::from("not connected"))
-}
-
-fn check_type(kind: &str) -> Result<(), SendError> {
-    let is_good = (1..=TYPE_BYTES_MAX).contains(&kind.len()) && !kind.chars().any(char::is_control);
-    if is_good {
-        Ok(())
-    } else {
-        Err(SendError::BadType)
-    }
 }
 
 /// Hands the value as JSON to `run`. The header of a record holds the length of its body, so the body is written apart

@@ -51,8 +51,8 @@ pub(crate) struct Announced {
     pub(crate) name: Option<Arc<str>>,
 }
 
-/// What the actors tell the node. Each connection calls these itself, in the order of its life, around what it delivers:
-/// so a peer's first message comes after its connection is announced, and its last before its end is.
+/// What the actors tell the node. Whoever calls these does so in the order of a connection's life: [`Hub::connected`]
+/// before the connection may deliver, [`Hub::disconnected`] after it has delivered its last.
 impl Hub {
     /// The connection is in use. A second one to the same peer takes the place of the first without an event.
     pub(crate) fn connected(&self, link: &Arc<Link>, about: Announced) {
