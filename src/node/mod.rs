@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod handlers;
 mod info;
+mod launch;
 mod outgoing;
 mod pending;
 mod wiring;
