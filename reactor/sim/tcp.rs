@@ -456,10 +456,8 @@ impl Endpoint {
                 debug_assert_eq!(self.owner, Owner::Closed);
                 self.die();
             }
-            State::Open if self.has_given_up() => {
-                self.out.push(Segment::reset(self.id));
-                self.fail(io::ErrorKind::TimedOut);
-            }
+            // Without a reset, as on Linux: the peer learns of it when it says something.
+            State::Open if self.has_given_up() => self.fail(io::ErrorKind::TimedOut),
             State::Open if self.next == self.acknowledged && self.edge <= self.next => {
                 self.probes = self.probes.saturating_add(1);
                 self.emit(self.next, Vec::new(), false, true);
