@@ -16,13 +16,18 @@ pub enum MemoryKind {
     Payloads,
 }
 
-const KINDS: usize = 4;
+const KINDS: [MemoryKind; 4] = [
+    MemoryKind::Queues,
+    MemoryKind::SendBuffers,
+    MemoryKind::Reassembly,
+    MemoryKind::Payloads,
+];
 
 /// The accounting behind [`Limits::memory_max`](crate::Limits::memory_max): what is held, by kind, over all cores.
 #[derive(Debug)]
 pub struct MemoryBudget {
     max: usize,
-    used: [AtomicUsize; KINDS],
+    used: [AtomicUsize; KINDS.len()],
 }
 
 impl MemoryBudget {
@@ -56,15 +61,14 @@ impl MemoryBudget {
 
     /// Bytes held.
     pub fn used(&self) -> usize {
-        self.used
-            .iter()
-            .map(|used| used.load(Ordering::Relaxed))
-            .sum()
+        KINDS.iter().map(|kind| self.used_for(*kind)).sum()
     }
 
     /// Bytes held for one purpose.
     pub fn used_for(&self, kind: MemoryKind) -> usize {
-        self.used[kind as usize].load(Ordering::Relaxed)
+        // Two cores tell of a message between them each in its own time, so it may be discounted before it is counted.
+        let used = self.used[kind as usize].load(Ordering::Relaxed) as isize;
+        used.max(0) as usize
     }
 
     /// The bound.
@@ -96,5 +100,9 @@ mod tests {
         budget.adjust(MemoryKind::Queues, 40, 5);
         budget.adjust(MemoryKind::SendBuffers, 0, 100);
         assert!(budget.is_over() && budget.used() == 105);
+        budget.adjust(MemoryKind::Queues, 6, 0);
+        assert_eq!(budget.used(), 100, "less than nothing is nothing");
+        budget.adjust(MemoryKind::Queues, 0, 6);
+        assert_eq!(budget.used(), 105);
     }
 }

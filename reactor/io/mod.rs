@@ -4,6 +4,7 @@
 //! - `system`: that contract on a real machine, over any selector (`select`): `mio` or `polling`.
 //! - `socket`, `udp`, `disk`, `resolver`: its parts. `os`: what differs between systems, and all of its calls.
 //! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
+//! - `doorbell`: a descriptor for loops that are not ours. `signals`: what asks the process to end.
 
 mod disk;
 pub mod doorbell;
