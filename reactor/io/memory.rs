@@ -36,7 +36,7 @@ impl MemoryKind {
 #[derive(Debug)]
 pub struct MemoryBudget {
     max: usize,
-    used: [AtomicUsize; KINDS.len()],
+    used: [AtomicUsize; KINDS],
 }
 
 impl MemoryBudget {
