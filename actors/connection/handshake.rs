@@ -245,10 +245,7 @@ impl Handshake {
             return Err(Failure::told(error, RejectCode::WireVersion));
         };
         if preface.protocol() != config.preface.protocol() {
-            return Err(Failure::told(
-                Incompatible::Protocol,
-                RejectCode::Protocol,
-            ));
+            return Err(Failure::told(Incompatible::Protocol, RejectCode::Protocol));
         }
         self.version = version;
         self.peer_preface = Some(preface);
@@ -268,6 +265,10 @@ impl Handshake {
         now: Instant,
         message: &[u8],
     ) -> Result<Option<Outcome>, Failure> {
+        // Nobody can answer what was not handed out.
+        if !self.out.is_empty() {
+            return Err(Failure::silent(Fault::OutOfTurn));
+        }
         if message.starts_with(&self.ephemeral) && self.step != Step::Message(1) {
             return Err(Failure::silent(Fault::Reflected));
         }
@@ -316,6 +317,11 @@ impl Handshake {
         })?;
         self.step = Step::Message(3);
         Ok(())
+    }
+
+    /// Whether the peer is known and the owner's verdict awaited.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.step == Step::Verdict
     }
 
     /// A dialler's owner wants the peer: writes message 3. Nothing more is needed from the handshake then.
@@ -388,8 +394,7 @@ impl Handshake {
         let message = &mut self.out[start..];
         let length = u16::try_from(message.len() - 2).expect("a hello has at most 4 KiB");
         message[..2].copy_from_slice(&length.to_be_bytes());
-        if let (Step::Preface | Step::Message(1), Some(e)) =
-            (self.step, message[2..].first_chunk())
+        if let (Step::Preface | Step::Message(1), Some(e)) = (self.step, message[2..].first_chunk())
         {
             self.ephemeral = *e;
         }
@@ -400,7 +405,12 @@ impl Handshake {
         let hash = self.noise().hash();
         let hello = Hello {
             identity: *config.identity.peer_id().as_bytes(),
-            signature: sign(&config.identity, self.role, &hash, config.static_key.public()),
+            signature: sign(
+                &config.identity,
+                self.role,
+                &hash,
+                config.static_key.public(),
+            ),
             preface: *config.preface.as_bytes(),
             suites: config.suites().map(Suite::number).collect(),
             about: About::of(config, self.remote),
