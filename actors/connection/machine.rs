@@ -677,7 +677,7 @@ impl Connection {
         self.peer.message_max
     }
 
-    /// When the last frame came.
+    /// When the peer last sent something.
     pub fn last_seen(&self) -> Instant {
         self.alive.seen_at()
     }

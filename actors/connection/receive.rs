@@ -49,9 +49,14 @@ impl Connection {
         mut input: &mut [u8],
         sink: &mut dyn Sink,
     ) -> Result<(), Error> {
+        if input.is_empty() {
+            return Ok(());
+        }
+        // Parts of frames count as well, since a long frame may take a slow link a while. What is too slow for that
+        // is found by its progress.
+        self.alive.seen(now);
         if let Some(active) = &mut self.active
             && !active.partial.is_empty()
-            && !input.is_empty()
         {
             if !active.partial.fill(&mut input, self.suite)? {
                 return Ok(());
@@ -106,7 +111,6 @@ impl Connection {
             CipherError::Rejected => Error::from(Fault::Frame),
             CipherError::Exhausted => Error::Exhausted,
         })?;
-        self.alive.seen(now);
         self.handle_records(now, plaintext, sink)
     }
 
