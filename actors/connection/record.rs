@@ -349,7 +349,7 @@ pub(crate) enum Label<'a> {
 pub(crate) fn put_message(out: &mut Vec<u8>, base: u8, label: Label<'_>, body: &[u8]) {
     let channel;
     let (kind, label) = match label {
-        Label::Name(kind, ref name) => (kind.number(), name.as_bytes()),
+        Label::Name(kind, name) => (kind.number(), name.as_bytes()),
         Label::Channel(number) => {
             channel = [number];
             (KIND_CHANNEL, &channel[..])
