@@ -10,4 +10,5 @@ mod memory_disk;
 pub mod network_key;
 pub mod terminal;
 
+pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};
 pub use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};

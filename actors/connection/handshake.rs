@@ -315,6 +315,11 @@ impl Handshake {
         Ok(())
     }
 
+    /// Whether the peer is known and the owner's verdict awaited.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.step == Step::Verdict
+    }
+
     /// A dialler's owner wants the peer: writes message 3. Nothing more is needed from the handshake then.
     pub(crate) fn accept(&mut self, config: &Config) -> Result<Keys, Failure> {
         assert_eq!(self.step, Step::Verdict, "the peer is known and waits");

@@ -14,6 +14,7 @@ use std::time::Duration;
 use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
+use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
 use crate::identity::PeerId;
 
 /// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
@@ -40,9 +41,9 @@ pub enum SendError {
         /// Bytes accepted.
         max: usize,
     },
-    /// The type name is empty, too long or not printable.
-    #[error("a message type has 1 to 128 bytes without control characters")]
-    BadType,
+    /// The message cannot be put on the wire, whoever the peer is.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The value cannot be written as JSON.
     #[error("the value is no JSON: {0}")]
     BadValue(Arc<str>),
@@ -61,7 +62,8 @@ impl SendError {
             SendError::Gone(_) => "gone",
             SendError::Full => "full",
             SendError::TooLarge { .. } => "too_large",
-            SendError::BadType | SendError::BadValue(_) => "bad_request",
+            SendError::Encode(EncodeError::Body(_)) => "too_large",
+            SendError::Encode(_) | SendError::BadValue(_) => "bad_request",
             SendError::OnCoreThread => "on_core_thread",
             SendError::TimedOut => "timeout",
         }
@@ -87,7 +89,7 @@ struct State {
 
 #[derive(Default)]
 struct Buffer {
-    records: Vec<u8>,
+    records: Encoded,
     /// Bytes of records ever queued, and how many of them the socket has taken.
     queued: u64,
     sent: u64,
@@ -127,28 +129,31 @@ impl Link {
         self.state.lock().closed.clone()
     }
 
-    /// Has `encode` append records and gives the place after them, for [`Sent`]. `body` is the size of the message's
-    /// body in bytes.
+    /// Queues a message, whole or not at all, and gives the place after it, for [`Sent`].
     pub fn queue(
         &self,
         handle: &Handle,
-        body: usize,
-        encode: impl FnOnce(&mut Vec<u8>),
+        kind: Kind,
+        name: &str,
+        body: &[u8],
     ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
         let max = state.message_max as usize;
-        if body > max {
-            return Err(SendError::TooLarge { size: body, max });
+        if body.len() > max {
+            return Err(SendError::TooLarge {
+                size: body.len(),
+                max,
+            });
         }
         let buffer = state.buffer.get_or_insert_default();
         if buffer.records.len() >= LINK_QUEUE_HIGH {
             return Err(SendError::Full);
         }
         let before = buffer.records.len();
-        encode(&mut buffer.records);
+        buffer.records.push(kind, name, body)?;
         buffer.queued += (buffer.records.len() - before) as u64;
         let end = buffer.queued;
         self.poke(handle, &mut state);
@@ -199,7 +204,7 @@ impl Link {
 
     /// What outside threads have left: credit, and if `with_records` the queued records in exchange for `spare`,
     /// an empty buffer.
-    pub fn take(&self, with_records: bool, spare: &mut Vec<u8>) -> Taken {
+    pub fn take(&self, with_records: bool, spare: &mut Encoded) -> Taken {
         let mut state = self.state.lock();
         state.is_poked = false;
         let consumed = std::mem::take(&mut state.consumed);
@@ -245,7 +250,7 @@ impl Link {
         let mut state = self.state.lock();
         if let Some(buffer) = &mut state.buffer {
             if buffer.records.is_empty() {
-                buffer.records = Vec::new();
+                buffer.records = Encoded::new();
             }
         }
     }
@@ -413,17 +418,9 @@ impl fmt::Debug for Sent {
 
 /// Where a connection puts the messages it has received: called on a core thread, so it must not wait.
 pub trait Deliver: Send + Sync {
-    /// Whole application messages as they stood on the wire, one record each; see
-    /// [`Records`](super::Records). The bytes hold credit until [`Link::consumed`].
-    fn records(&self, link: &Arc<Link>, records: &[u8]);
+    /// A run of whole messages. Their bytes hold credit until [`Link::consumed`].
+    fn records(&self, link: &Arc<Link>, records: Records<'_>);
 
-    /// A message that came in several records. `credit` bytes are to be given to [`Link::consumed`].
-    fn message(
-        &self,
-        link: &Arc<Link>,
-        kind: super::MessageKind,
-        name: &str,
-        body: Vec<u8>,
-        credit: usize,
-    );
+    /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
+    fn large(&self, link: &Arc<Link>, message: LargeMessage);
 }

@@ -333,6 +333,11 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.give_socket(id, socket, to)
     }
 
+    /// The address at the other end of a connection.
+    pub fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        self.core.driver.peer_addr(socket)
+    }
+
     /// The local address of a socket.
     pub fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
         self.core.driver.local_addr(socket)

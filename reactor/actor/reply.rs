@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -107,6 +107,18 @@ pub trait Waiter: Send + Sync {
         ready: &mut dyn FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Result<(), WaitError>;
+
+    /// Time since some start, for measuring how long waiting took; the simulator tells its virtual time. Not to be
+    /// compared with any core's clock.
+    fn clock(&self) -> Duration {
+        static START: OnceLock<std::time::Instant> = OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+
+    /// Whether the runtime is simulated, so that all of it runs in one thread.
+    fn is_simulated(&self) -> bool {
+        false
+    }
 }
 
 /// A question of an actor: place in its core's table and generation.

@@ -18,7 +18,7 @@ use super::{
     Actor, ActorId, Address, Answer, AskError, Child, Limits, Message, NodeId, Reply, SendError,
     Snapshot, StopReason, TrySendError, WaitError, Waiter,
 };
-use crate::io::driver::Driver;
+use crate::io::driver::{Disk, Driver};
 use crate::io::memory::{MemoryBudget, MemoryKind};
 
 /// How long a runtime that is dropped without [`Runtime::shutdown`] lets its actors drain.
@@ -226,6 +226,47 @@ impl Handle {
     /// there so that one poke is under way at a time; nothing else bounds them.
     pub fn poke(&self, actor: ActorId) {
         let _ = self.shared.push_system(actor.core(), System::Poke(actor));
+    }
+
+    /// Waits in the way of this runtime until `ready` says so: a thread is parked, a simulator steps its world, and on
+    /// a core thread it is an error unless `ready` is true at once. Whoever changes what `ready` looks at notifies
+    /// `signal`.
+    pub fn wait(
+        &self,
+        signal: &Signal,
+        ready: &mut dyn FnMut() -> bool,
+        timeout: Option<Duration>,
+    ) -> Result<(), WaitError> {
+        self.shared.waiter.wait(signal, ready, timeout)
+    }
+
+    /// A clock for measuring waits; see [`Waiter::clock`].
+    pub fn clock(&self) -> Duration {
+        self.shared.waiter.clock()
+    }
+
+    /// Whether the runtime is simulated, so that all of it runs in one thread.
+    pub fn is_simulated(&self) -> bool {
+        self.shared.waiter.is_simulated()
+    }
+
+    /// Fills `bytes` from the random source of the first core's driver: from the operating system, or from the seed
+    /// of a simulation.
+    pub fn random(&self, bytes: &mut [u8]) -> Result<(), AskError> {
+        let count = bytes.len();
+        let filled = self.run_on(0, move |core| {
+            let mut filled = vec![0; count];
+            core.driver.random(&mut filled);
+            filled
+        });
+        bytes.copy_from_slice(&filled.wait_for(HANDLE_DEADLINE)?);
+        Ok(())
+    }
+
+    /// The files behind this runtime's drivers, for threads that may block.
+    pub fn disk(&self) -> Result<Arc<dyn Disk>, AskError> {
+        self.run_on(0, |core| core.driver.disk())
+            .wait_for(HANDLE_DEADLINE)
     }
 
     /// Asks an actor to stop.

@@ -43,6 +43,10 @@ impl Disk for SystemDisk {
         os::sync_dir(Path::new(path))
     }
 
+    fn is_private(&self, path: &str) -> io::Result<bool> {
+        os::is_private(Path::new(path))
+    }
+
     /// The file is created if it is absent, and stays when the lock ends, since removing it would race with the next
     /// holder. The lock is advisory, and goes with the process however it ends.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Any + Send>> {
@@ -83,7 +87,7 @@ impl DiskFile for SystemFile {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             match os::read_at(&self.0, offset, bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => return outcome,
             }
         }

@@ -131,6 +131,10 @@ impl Selector for MioSelector {
         match *source {}
     }
 
+    fn unwatch(&mut self, _source: &Watch) {
+        // Closing it is enough.
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.waker.clone()
     }

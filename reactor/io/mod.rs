@@ -6,12 +6,16 @@
 //! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
 
 mod disk;
+pub mod doorbell;
 pub mod driver;
 pub mod memory;
 #[cfg(feature = "driver-mio")]
 mod mio;
 mod offload;
 mod os;
+#[cfg(feature = "driver-polling")]
+mod polling;
+mod random;
 mod resolver;
 mod select;
 pub mod signals;
@@ -29,6 +33,9 @@ pub use offload::{
     OFFLOAD_QUEUE_MAX, OFFLOAD_THREADS_DEFAULT, OFFLOAD_THREADS_MAX, OffloadPool, OffloadStats,
 };
 pub use os::Watch;
+#[cfg(feature = "driver-polling")]
+pub use polling::{PollingDriver, PollingSelector};
+pub use random::SystemRandom;
 pub use resolver::SystemResolver;
 pub use select::{Direction, Event, Interest, Selector, WAKER};
 pub use system::{Shared, SystemDriver};
@@ -50,16 +57,15 @@ fn start_driver(kind: DriverKind, shared: &Shared) -> io::Result<Box<dyn Driver 
         #[cfg(feature = "driver-mio")]
         DriverKind::Default | DriverKind::Mio => Ok(Box::new(MioDriver::new(shared)?)),
         #[cfg(feature = "driver-polling")]
-        DriverKind::Polling => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the polling driver is not there yet",
-        )),
-        #[cfg(not(feature = "driver-mio"))]
+        DriverKind::Polling => Ok(Box::new(PollingDriver::new(shared)?)),
+        #[cfg(all(feature = "driver-polling", not(feature = "driver-mio")))]
+        DriverKind::Default => Ok(Box::new(PollingDriver::new(shared)?)),
+        #[cfg(not(any(feature = "driver-mio", feature = "driver-polling")))]
         DriverKind::Default => {
             let _ = shared;
             Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "built without a driver",
+                "built without a driver of this machine",
             ))
         }
     }

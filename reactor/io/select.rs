@@ -19,6 +19,11 @@ pub struct Interest {
 }
 
 impl Interest {
+    /// Nothing.
+    pub const NONE: Interest = Interest {
+        readable: false,
+        writable: false,
+    };
     /// Reading alone.
     pub const READ: Interest = Interest {
         readable: true,
@@ -87,8 +92,10 @@ pub trait Selector: Sized {
     ) -> io::Result<R>;
     /// Takes note that an event has been handed out.
     fn delivered(&mut self, source: &mut Self::Source, event: Event) -> io::Result<()>;
-    /// Watches something else for reading, for as long as it lives.
+    /// Watches something else for reading, until [`Selector::unwatch`].
     fn watch(&mut self, source: &Watch, token: usize) -> io::Result<()>;
+    /// Ends the watch.
+    fn unwatch(&mut self, source: &Watch);
     /// A handle that ends [`Selector::select`].
     fn waker(&self) -> Arc<dyn Wake>;
     /// Waits for up to `timeout` (for ever without one) and calls `each` for what has happened. May return early.

@@ -103,9 +103,7 @@ const NIL: u32 = u32::MAX;
 impl<S: Selector> SystemDriver<S> {
     pub(crate) fn with_selector(mut selector: S, shared: &Shared) -> io::Result<SystemDriver<S>> {
         let clock_watch = Watch::clock();
-        if let Some(watch) = &clock_watch {
-            selector.watch(watch, WATCH_CLOCK)?;
-        }
+        let clock_watch = clock_watch.filter(|watch| selector.watch(watch, WATCH_CLOCK).is_ok());
         Ok(SystemDriver {
             selector,
             slots: Vec::new(),
@@ -233,7 +231,7 @@ impl<S: Selector> SystemDriver<S> {
                 token => ready.extend(slots.get(token).and_then(|slot| slot.ready(token, event))),
             });
         match outcome {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => outcome?,
         }
         for ready in &ready[before..] {
@@ -261,10 +259,10 @@ impl<S: Selector> SystemDriver<S> {
             return Ok(());
         };
         let token = ready.socket.index as usize;
-        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable) {
-            if std::mem::take(is_blocked) {
-                self.selector.modify(source, token, Interest::READ)?;
-            }
+        if let (Kind::Datagram { is_blocked, .. }, true) = (kind, ready.writable)
+            && std::mem::take(is_blocked)
+        {
+            self.selector.modify(source, token, Interest::READ)?;
         }
         let Ready {
             readable,
@@ -338,6 +336,19 @@ fn timeout(now: Instant, deadline: Instant) -> Duration {
 /// Whether a wait that began at `start` for `deadline` ended so late that the process must have stood still.
 fn has_stood_still(start: Instant, deadline: Instant, now: Instant) -> bool {
     now.saturating_duration_since(deadline.max(start)) >= STANDSTILL
+}
+
+impl<S: Selector> SystemDriver<S> {
+    fn open_socket(&self, socket: SocketId) -> io::Result<socket2::SockRef<'_>> {
+        let slot = self
+            .slots
+            .get(socket.index as usize)
+            .filter(|slot| slot.generation == socket.generation);
+        let Some(State::Open { source, .. }) = slot.map(|slot| &slot.state) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        Ok(self.selector.socket(source))
+    }
 }
 
 impl<S: Selector> Driver for SystemDriver<S> {
@@ -436,7 +447,7 @@ impl<S: Selector> Driver for SystemDriver<S> {
         match open_state(&mut self.slots, socket) {
             Some(State::Open {
                 kind: Kind::Stream, ..
-            }) => (),
+            }) => {}
             _ => return None,
         }
         let (socket, _) = self.take(socket)?;
@@ -453,20 +464,15 @@ impl<S: Selector> Driver for SystemDriver<S> {
         self.insert(*socket, Kind::Stream)
     }
 
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        let addr = self.open_socket(socket)?.peer_addr()?;
+        let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(udp::canonical(addr))
+    }
+
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
-        let slot = self
-            .slots
-            .get(socket.index as usize)
-            .filter(|slot| slot.generation == socket.generation);
-        let Some(State::Open { source, .. }) = slot.map(|slot| &slot.state) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let addr = self
-            .selector
-            .socket(source)
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let addr = self.open_socket(socket)?.local_addr()?;
+        let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         Ok(udp::canonical(addr))
     }
 
@@ -578,10 +584,10 @@ impl<S: Selector> Driver for SystemDriver<S> {
         let mut woken = Woken::default();
         let mut now = self.now();
         let start = now;
-        if let Some(datagrams) = &mut self.datagrams {
-            if deadline.is_none_or(|deadline| deadline > now + LONG_WAIT) {
-                datagrams.release();
-            }
+        if let Some(datagrams) = &mut self.datagrams
+            && deadline.is_none_or(|deadline| deadline > now + LONG_WAIT)
+        {
+            datagrams.release();
         }
         loop {
             let timeout = deadline.map(|deadline| timeout(now, deadline));
@@ -605,8 +611,25 @@ impl<S: Selector> Driver for SystemDriver<S> {
 fn retry<R>(mut operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match operation() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
+        }
+    }
+}
+
+impl<S: Selector> Drop for SystemDriver<S> {
+    /// Wakers may keep the selector alive, so all registrations are ended.
+    fn drop(&mut self) {
+        for slot in self.slots.drain(..) {
+            if let State::Open { source, .. } = slot.state {
+                drop(self.selector.remove(source));
+            }
+        }
+        for watch in [&self.clock_watch, &self.interface_watch]
+            .into_iter()
+            .flatten()
+        {
+            self.selector.unwatch(watch);
         }
     }
 }

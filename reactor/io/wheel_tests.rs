@@ -281,7 +281,7 @@ fn random_run(seed: u64) {
                     Instant::from_nanos(at.as_nanos() / TICK * TICK)
                 };
                 // An exact model needs no slack; slack is drawn in a quarter of the runs and checked by bounds.
-                let slack = if seed % 4 == 0 {
+                let slack = if seed.is_multiple_of(4) {
                     Duration::from_nanos(random.below(1 << 30))
                 } else {
                     Duration::ZERO
@@ -334,7 +334,7 @@ fn advance_both(wheel: &mut Wheel, model: &mut Model, now: Instant, seed: u64) {
         assert_eq!(expired.owner, !expired.tag);
         got.push(expired.id);
     });
-    if seed % 4 != 0 {
+    if !seed.is_multiple_of(4) {
         let tick = now.as_nanos() / TICK;
         let later = model.timers.split_off(&(tick + 1, 0));
         let due = std::mem::replace(&mut model.timers, later);
@@ -367,7 +367,7 @@ fn check_next(wheel: &mut Wheel, model: &Model, now: Instant, seed: u64) {
         return;
     };
     let next = wheel.next_deadline().expect("timers are armed");
-    if seed % 4 != 0 && model.timers.len() <= SCAN_MAX {
+    if !seed.is_multiple_of(4) && model.timers.len() <= SCAN_MAX {
         assert_eq!(next, ms(tick), "seed {seed} at {now:?}");
     }
 }

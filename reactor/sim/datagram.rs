@@ -9,7 +9,7 @@ use super::arena::Key;
 use super::network::{Body, Loss, Packet, UdpBody};
 use super::node::{
     CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE, Node, accepts, canonical,
-    interface_of, overlaps, scoped,
+    interface_of, overlaps, port_in_use, scoped,
 };
 use super::queue::Event;
 use super::state::{Handle, State};
@@ -21,10 +21,10 @@ use crate::io::driver::{Ecn, SocketId, Transmit, UdpOptions};
 const RECEIVE_BUFFER: usize = 212_992;
 /// What a datagram takes of a receive buffer beside its bytes, roughly as on Linux.
 const DATAGRAM_OVERHEAD: usize = 256;
-/// The largest payload of a UDP datagram over IPv4 (65,535 bytes less headers).
-const PAYLOAD_MAX: usize = 65_507;
-/// Datagrams in one segmented send at most (`UDP_MAX_SEGMENTS` of Linux).
-const SEGMENTS_MAX: usize = 64;
+/// The largest payload of a UDP datagram over IPv4: 65,535 bytes less both headers.
+const PAYLOAD_MAX_V4: usize = 65_507;
+/// And over IPv6, where the length does not count the IP header.
+const PAYLOAD_MAX_V6: usize = 65_527;
 /// Groups that a socket may join (Linux's default of `net.ipv4.igmp_max_memberships`).
 const MEMBERSHIPS_MAX: usize = 20;
 /// Hop limit of unicast packets.
@@ -88,7 +88,7 @@ impl State {
         self.check_socket_limit(core)?;
         let node = self.core(core).node;
         let mut local = canonical(addr);
-        self.node(node).check_local(local.ip())?;
+        self.node(node).check_local(local)?;
         if local.port() == 0 {
             let is_free = |node: &Node, port| !node.udp.contains_key(&port);
             let port = self.nodes[node.0 as usize].ephemeral_port(&mut self.socket_prng, is_free);
@@ -102,7 +102,7 @@ impl State {
             if others.any(|other| {
                 overlaps(other.local, local) && !(other.shares_port && options.share_port)
             }) {
-                return Err(io::ErrorKind::AddrInUse.into());
+                return Err(port_in_use(local));
             }
         }
         let key = self.udp.insert(UdpSocket {
@@ -126,7 +126,7 @@ impl State {
             multicast_interface: None,
             is_blocked: false,
         });
-        let socket = self.add_socket(core, Handle::Udp(key), WRITABLE);
+        let socket = self.add_socket(core, Handle::Udp(key), 0);
         self.udp.get_mut(key).expect("inserted above").socket = socket;
         self.node(node)
             .udp
@@ -196,14 +196,14 @@ impl State {
         }
         let node = socket.node;
         if !join {
-            if !socket.memberships.remove(&(group, interface)) {
-                return Err(io::ErrorKind::AddrNotAvailable.into());
+            // Joining twice and leaving twice is no error.
+            if socket.memberships.remove(&(group, interface)) {
+                self.network.leave(group, node);
             }
-            self.network.leave(group, node);
             return Ok(());
         }
         if socket.memberships.contains(&(group, interface)) {
-            return Err(io::ErrorKind::AddrInUse.into());
+            return Ok(());
         }
         if socket.memberships.len() >= MEMBERSHIPS_MAX {
             return Err(io::Error::new(
@@ -250,9 +250,9 @@ impl State {
     }
 
     fn udp_of(&self, core: CoreId, socket: SocketId) -> io::Result<Key> {
-        match self.socket(core, socket) {
-            Some(Handle::Udp(key)) => Ok(key),
-            _ => Err(io::ErrorKind::NotConnected.into()),
+        match self.handle(core, socket)? {
+            Handle::Udp(key) => Ok(key),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -260,15 +260,20 @@ impl State {
 
     fn send_one(&mut self, key: Key, transmit: &Transmit<'_>) -> io::Result<()> {
         let target = canonical(transmit.to);
-        let segment = transmit
-            .segment_size
-            .map_or(transmit.data.len(), usize::from);
-        if segment > PAYLOAD_MAX {
+        // A segment size of 0 says nothing: the data is one datagram.
+        let segment = transmit.segment_size.map_or(0, usize::from);
+        let segment = if segment == 0 {
+            transmit.data.len()
+        } else {
+            segment
+        };
+        let payload_max = if target.is_ipv4() {
+            PAYLOAD_MAX_V4
+        } else {
+            PAYLOAD_MAX_V6
+        };
+        if segment.min(transmit.data.len()) > payload_max {
             return Err(message_too_large());
-        }
-        let is_empty_run = segment == 0 && !transmit.data.is_empty();
-        if is_empty_run || transmit.data.len() > segment.saturating_mul(SEGMENTS_MAX) {
-            return Err(io::ErrorKind::InvalidInput.into());
         }
         let socket = self.udp.get(key).expect("a socket's UDP part exists");
         if socket.local.is_ipv4() != target.is_ipv4() || target.port() == 0 {

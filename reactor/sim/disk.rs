@@ -1,10 +1,10 @@
 //! Files in memory.
 //!
 //! A file is what was written to it. Beside that, each file and each directory keeps the steps that no `sync` has made
-//! durable, with what is needed to take them back: so a crash can lose what a real disk may lose.
+//! durable, with what is needed to take them back: so a crash can lose what a real disk may lose. Directories are durable at once.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,6 +12,10 @@ use crate::io::driver::{Disk, DiskFile, OpenOptions};
 
 /// A file may not grow beyond this many bytes: a wild offset must not take the test machine's memory.
 const FILE_SIZE_MAX: u64 = 1 << 30;
+
+/// Steps of a file, and of all names, that a crash may take back. A system that is never told to sync writes the
+/// oldest ones to the disk in the end, and so does this one.
+const UNSYNCED_MAX: usize = 4096;
 
 /// The disk of one node. Clones of the `Arc` are the same disk.
 pub struct SimDisk {
@@ -27,7 +31,7 @@ struct Files {
     /// Directories by path; the root is the empty path.
     directories: BTreeSet<String>,
     /// Steps on names that are not durable yet, oldest first.
-    unsynced_names: Vec<NameStep>,
+    unsynced_names: VecDeque<NameStep>,
     /// Who holds the lock of a file, as a number that is never given twice: a guard from before a crash must not
     /// release the lock of who came after.
     locks: BTreeMap<u64, u64>,
@@ -38,7 +42,7 @@ struct Files {
 struct Inode {
     data: Vec<u8>,
     /// Steps on the data that are not durable yet, oldest first.
-    unsynced: Vec<DataStep>,
+    unsynced: VecDeque<DataStep>,
     /// Open files.
     handles: u32,
 }
@@ -113,10 +117,10 @@ impl Disk for SimDisk {
         let mut files = self.lock_files();
         let inode = files.open(&path, options)?;
         files.inode(inode).handles += 1;
-        if options.truncate && options.write {
+        if options.truncate {
             files.inode(inode).set_len(0);
         }
-        let is_writable = options.write || options.create_new;
+        let is_writable = options.write;
         Ok(Box::new(SimFile {
             files: self.files.clone(),
             inode,
@@ -181,11 +185,17 @@ impl Disk for SimDisk {
             .filter(|(_, c)| *c == '/')
             .map(|(at, _)| at);
         let prefixes: Vec<&str> = ends.chain([path.len()]).map(|end| &path[..end]).collect();
-        if prefixes
+        if let Some(file) = prefixes
             .iter()
-            .any(|prefix| files.names.contains_key(*prefix))
+            .find(|prefix| files.names.contains_key(**prefix))
         {
-            return Err(io::ErrorKind::AlreadyExists.into());
+            let is_last = *file == path;
+            let kind = if is_last {
+                io::ErrorKind::AlreadyExists
+            } else {
+                io::ErrorKind::NotADirectory
+            };
+            return Err(kind.into());
         }
         files
             .directories
@@ -235,6 +245,10 @@ impl Files {
         if self.directories.contains(path) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        if !options.write && (options.create || options.create_new || options.truncate) {
+            // As the standard library has it.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         if let Some(inode) = self.names.get(path) {
             if options.create_new {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -245,10 +259,7 @@ impl Files {
         if !options.create && !options.create_new {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if !options.write && !options.create_new {
-            // As the standard library has it: a file is not created for reading.
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+
         self.inodes_made += 1;
         let inode = self.inodes_made;
         self.inodes.insert(inode, Inode::default());
@@ -257,10 +268,17 @@ impl Files {
     }
 
     fn check_parent(&self, path: &str) -> io::Result<()> {
-        if self.directories.contains(parent(path)) {
+        let parent = parent(path);
+        if self.directories.contains(parent) {
             return Ok(());
         }
-        Err(io::ErrorKind::NotFound.into())
+        let is_file = self.names.contains_key(parent);
+        let kind = if is_file {
+            io::ErrorKind::NotADirectory
+        } else {
+            io::ErrorKind::NotFound
+        };
+        Err(kind.into())
     }
 
     fn inode(&mut self, inode: u64) -> &mut Inode {
@@ -275,11 +293,8 @@ impl Files {
             Some(inode) => self.names.insert(path.to_owned(), inode),
             None => self.names.remove(path),
         };
-        self.unsynced_names.push(NameStep {
-            path: path.to_owned(),
-            old,
-            new,
-        });
+        let path = path.to_owned();
+        push_bounded(&mut self.unsynced_names, NameStep { path, old, new });
     }
 
     /// Drops the files that no name, no open file and no step that may be taken back leads to.
@@ -302,11 +317,14 @@ impl Inode {
         let end = offset + bytes.len();
         let covered = offset.min(old_len)..end.min(old_len);
         let old = self.data[covered].to_vec();
-        self.unsynced.push(DataStep {
-            offset,
-            old,
-            old_len,
-        });
+        push_bounded(
+            &mut self.unsynced,
+            DataStep {
+                offset,
+                old,
+                old_len,
+            },
+        );
         if end > old_len {
             self.data.resize(end, 0);
         }
@@ -316,11 +334,15 @@ impl Inode {
     fn set_len(&mut self, len: usize) {
         let old_len = self.data.len();
         let old = self.data[len.min(old_len)..].to_vec();
-        self.unsynced.push(DataStep {
-            offset: len,
-            old,
-            old_len,
-        });
+        let offset = len;
+        push_bounded(
+            &mut self.unsynced,
+            DataStep {
+                offset,
+                old,
+                old_len,
+            },
+        );
         self.data.resize(len, 0);
     }
 
@@ -409,6 +431,13 @@ impl Drop for LockGuard {
         drop(files);
         release(&self.files, self.inode);
     }
+}
+
+fn push_bounded<T>(steps: &mut VecDeque<T>, step: T) {
+    if steps.len() == UNSYNCED_MAX {
+        steps.pop_front();
+    }
+    steps.push_back(step);
 }
 
 fn release(files: &Mutex<Files>, inode: u64) {

@@ -188,6 +188,10 @@ impl Driver for SimDriver {
         Ok(socket)
     }
 
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        self.state.borrow().peer_addr(self.core, socket)
+    }
+
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
         self.state.borrow().local_addr(self.core, socket)
     }
@@ -202,6 +206,9 @@ impl Driver for SimDriver {
         buffer: &mut [u8],
         each: &mut dyn FnMut(Datagram<'_>),
     ) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let batch = self.state.borrow_mut().udp_receive(self.core, socket)?;
         // The world is not borrowed any more: `each` may do what it likes.
         for received in &batch {

@@ -87,15 +87,21 @@ impl Node {
         ip.is_loopback() || self.addrs.contains(&ip)
     }
 
-    /// Whether a socket may be bound to `ip`.
-    pub(super) fn check_local(&self, ip: IpAddr) -> io::Result<()> {
+    /// Whether a socket may be bound to `addr`.
+    pub(super) fn check_local(&self, addr: SocketAddr) -> io::Result<()> {
+        let ip = addr.ip();
         if ip.is_ipv6() && !self.has_ipv6 {
             return Err(no_ipv6());
         }
         if ip.is_unspecified() || ip.is_multicast() || self.owns(ip) {
             return Ok(());
         }
-        Err(io::ErrorKind::AddrNotAvailable.into())
+        let kind = io::ErrorKind::AddrNotAvailable;
+        Err(bind_error(
+            kind,
+            addr,
+            "no interface of this machine has that address",
+        ))
     }
 
     /// The local address that packets to `target` carry if the user named none.
@@ -219,6 +225,15 @@ fn is_link_local_ip(ip: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
+}
+
+/// The error of a port that another socket has.
+pub(super) fn port_in_use(addr: SocketAddr) -> io::Error {
+    bind_error(io::ErrorKind::AddrInUse, addr, "the port is in use")
+}
+
+fn bind_error(kind: io::ErrorKind, addr: SocketAddr, why: &str) -> io::Error {
+    io::Error::new(kind, format!("cannot bind to {addr}: {why}"))
 }
 
 fn no_ipv6() -> io::Error {

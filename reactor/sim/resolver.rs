@@ -34,8 +34,13 @@ impl SimResolver {
 impl Resolver for SimResolver {
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let with_port = |addr: &IpAddr| SocketAddr::new(*addr, port);
-        if let Ok(addr) = host.parse::<IpAddr>() {
-            return Ok(vec![with_port(&addr)]);
+        // An IPv6 literal may stand in brackets.
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        if let Ok(addr) = bare.parse::<IpAddr>() {
+            return Ok(vec![with_port(&addr.to_canonical())]);
         }
         let key = key(host);
         if let Some(addrs) = self.names().get(&key) {

@@ -4,6 +4,7 @@
 //! The drivers and the world share one `State`. It is never borrowed while a core's turn or an offloaded job runs.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -406,7 +407,8 @@ impl State {
             .get_mut(key_of(socket))?;
         entry.is_queued = false;
         let edges = std::mem::take(&mut entry.edges);
-        let level = match entry.handle {
+        let handle = entry.handle;
+        let level = match handle {
             Handle::Tcp(key) => self.tcp.get(key)?.level(),
             Handle::Udp(key) => self.udp.get(key)?.level(),
             Handle::Listener(key) => self.listeners.get(key)?.level(),
@@ -416,7 +418,9 @@ impl State {
         if bits == 0 {
             return None;
         }
-        if self.schedule_prng.chance(REPORT_ALL) {
+        // Real drivers watch a UDP socket for room only after it had none.
+        let is_udp = matches!(handle, Handle::Udp(_));
+        if !is_udp && self.schedule_prng.chance(REPORT_ALL) {
             bits = level;
         }
         let place = u64::from(socket.generation) << 32 | u64::from(socket.index);
@@ -443,7 +447,7 @@ impl State {
 
     // Sockets of drivers.
 
-    pub(super) fn check_socket_limit(&mut self, core: CoreId) -> std::io::Result<()> {
+    pub(super) fn check_socket_limit(&mut self, core: CoreId) -> io::Result<()> {
         let node = self.core(core).node;
         let node = self.node(node);
         if node.sockets >= node.sockets_max {
@@ -477,9 +481,13 @@ impl State {
         Some(removed.handle)
     }
 
-    pub(super) fn socket(&self, core: CoreId, socket: SocketId) -> Option<Handle> {
+    /// What a socket stands for; the error of a dead id if it is closed.
+    pub(super) fn handle(&self, core: CoreId, socket: SocketId) -> io::Result<Handle> {
         let core = &self.cores[core.0 as usize];
-        core.sockets.get(key_of(socket)).map(|entry| entry.handle)
+        let entry = core.sockets.get(key_of(socket));
+        entry
+            .map(|entry| entry.handle)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// All sockets of a core, in order.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::arena::Key;
 use super::network::{Body, Loss, Packet};
-use super::node::{CoreId, MachineId, Node, accepts, canonical, overlaps, scoped};
+use super::node::{CoreId, MachineId, Node, accepts, canonical, overlaps, port_in_use, scoped};
 use super::prng::mix;
 use super::segment::Segment;
 use super::state::{Handle, State};
@@ -50,11 +50,11 @@ impl State {
         self.check_socket_limit(core)?;
         let node = self.core(core).node;
         let mut local = canonical(addr);
-        self.node(node).check_local(local.ip())?;
+        self.node(node).check_local(local)?;
         if local.port() == 0 {
             local.set_port(self.free_tcp_port(node)?);
         } else if self.is_listened(node, local, options.reuse_port) {
-            return Err(io::ErrorKind::AddrInUse.into());
+            return Err(port_in_use(local));
         }
         let key = self.listeners.insert(Listener {
             node,
@@ -84,8 +84,9 @@ impl State {
         core: CoreId,
         socket: SocketId,
     ) -> io::Result<(SocketId, SocketAddr)> {
-        let Some(Handle::Listener(key)) = self.socket(core, socket) else {
-            return Err(io::ErrorKind::NotConnected.into());
+        let key = match self.handle(core, socket)? {
+            Handle::Listener(key) => key,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let listener = self
             .listeners
@@ -167,8 +168,11 @@ impl State {
     }
 
     pub(super) fn take_error(&mut self, core: CoreId, socket: SocketId) -> Option<io::Error> {
-        let key = self.stream_of(core, socket).ok()?;
-        self.tcp.get_mut(key)?.take_error()
+        match self.handle(core, socket) {
+            Ok(Handle::Tcp(key)) => self.tcp.get_mut(key)?.take_error(),
+            Ok(_) => None,
+            Err(error) => Some(error),
+        }
     }
 
     pub(super) fn close(&mut self, core: CoreId, socket: SocketId, abort: bool) {
@@ -198,12 +202,21 @@ impl State {
         Some(self.adopt(core, key))
     }
 
+    pub(super) fn peer_addr(&self, core: CoreId, socket: SocketId) -> io::Result<SocketAddr> {
+        let addr = match self.handle(core, socket)? {
+            Handle::Tcp(key) => self.tcp.get(key).map(|endpoint| endpoint.remote),
+            Handle::Listener(_) | Handle::Udp(_) => None,
+        };
+        addr.map(scoped)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     pub(super) fn local_addr(&self, core: CoreId, socket: SocketId) -> io::Result<SocketAddr> {
-        let addr = self.socket(core, socket).and_then(|handle| match handle {
+        let addr = match self.handle(core, socket)? {
             Handle::Tcp(key) => self.tcp.get(key).map(|endpoint| endpoint.local),
             Handle::Listener(key) => self.listeners.get(key).map(|listener| listener.local),
             Handle::Udp(key) => self.udp.get(key).map(|socket| socket.local),
-        });
+        };
         addr.map(scoped)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -236,9 +249,9 @@ impl State {
     }
 
     fn stream_of(&self, core: CoreId, socket: SocketId) -> io::Result<Key> {
-        match self.socket(core, socket) {
-            Some(Handle::Tcp(key)) => Ok(key),
-            _ => Err(io::ErrorKind::NotConnected.into()),
+        match self.handle(core, socket)? {
+            Handle::Tcp(key) => Ok(key),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -288,7 +301,7 @@ impl State {
         if local.ip().is_unspecified() {
             local.set_ip(source);
         }
-        self.node(node).check_local(local.ip())?;
+        self.node(node).check_local(local)?;
         if local.port() == 0 {
             let ip = local.ip();
             let is_free = |node: &Node, port| {
@@ -301,12 +314,12 @@ impl State {
             return Ok(local);
         }
         if self.is_listened(node, local, ReusePort::Join) {
-            return Err(io::ErrorKind::AddrInUse.into());
+            return Err(port_in_use(local));
         }
         if let Some(key) = self.node(node).streams.get(&(local, remote)).copied()
             && !self.remove_if_in_time_wait(key)
         {
-            return Err(io::ErrorKind::AddrInUse.into());
+            return Err(port_in_use(local));
         }
         Ok(local)
     }

@@ -37,6 +37,8 @@ const SYN_RETRIES_MAX: u32 = 6;
 const SYN_ACK_RETRIES_MAX: u32 = 5;
 /// How often unacknowledged data is repeated before the connection fails, as on Linux: some 15 minutes.
 const RETRIES_MAX: u32 = 15;
+/// The same for a connection whose socket is closed: also for how long it asks a peer that reads nothing for room.
+const ORPHAN_RETRIES_MAX: u32 = 8;
 /// The retransmission time-out before a round trip was measured (RFC 6298 §2).
 const RTO_FIRST: Duration = Duration::from_secs(1);
 /// Linux's bounds of the retransmission time-out.
@@ -131,6 +133,8 @@ pub(super) struct Endpoint {
     /// For which time an event is in the world's queue.
     pub(super) timer_queued: Option<Instant>,
     retries: u32,
+    /// Questions for room since the peer last gave some.
+    probes: u32,
     rto: Duration,
     /// Smoothed round-trip time and its variation, once measured.
     rtt: Option<(Duration, Duration)>,
@@ -222,6 +226,7 @@ impl Endpoint {
             timer: None,
             timer_queued: None,
             retries: 0,
+            probes: 0,
             rto: RTO_FIRST,
             rtt: None,
             timed: None,
@@ -460,17 +465,21 @@ impl Endpoint {
                 debug_assert_eq!(self.owner, Owner::Closed);
                 self.die();
             }
-            State::Open if self.retries > RETRIES_MAX => self.fail(io::ErrorKind::TimedOut),
+            State::Open if self.has_given_up() => {
+                self.out.push(Segment::reset(self.id));
+                self.fail(io::ErrorKind::TimedOut);
+            }
+            State::Open if self.next == self.acknowledged && self.edge <= self.next => {
+                self.probes = self.probes.saturating_add(1);
+                self.emit(self.next, Vec::new(), false, true);
+                self.timer = Some(now + self.backed_off());
+            }
             State::Open => {
-                if self.next == self.acknowledged && self.edge <= self.next {
-                    self.emit(self.next, Vec::new(), false, true);
-                } else {
-                    // RFC 6298 §5.4: send the earliest unacknowledged segment again, and nothing more until the
-                    // peer answers.
-                    self.next = self.acknowledged;
-                    self.flight_max = SEGMENT_MAX as u64;
-                    self.emit_data(now, prng);
-                }
+                // RFC 6298 §5.4: send the earliest unacknowledged segment again, and nothing more until the peer
+                // answers.
+                self.next = self.acknowledged;
+                self.flight_max = SEGMENT_MAX as u64;
+                self.emit_data(now, prng);
                 self.timer = Some(now + self.backed_off());
             }
             State::Dead => {}
@@ -535,7 +544,10 @@ impl Endpoint {
     }
 
     fn handle_acknowledgement(&mut self, segment: &Segment, now: Instant) {
-        self.edge = self.edge.max(segment.edge);
+        if segment.edge > self.edge {
+            self.edge = segment.edge;
+            self.probes = 0;
+        }
         let upto = segment.acknowledged;
         if !segment.ack || upto <= self.acknowledged || upto > self.next_max {
             return;
@@ -698,7 +710,16 @@ impl Endpoint {
     }
 
     fn backed_off(&self) -> Duration {
-        (self.rto * (1 << self.retries.min(16))).min(RTO_MAX)
+        let doublings = self.retries.max(self.probes).min(16);
+        (self.rto * (1 << doublings)).min(RTO_MAX)
+    }
+
+    fn has_given_up(&self) -> bool {
+        if self.owner == Owner::Closed {
+            return self.retries.max(self.probes) > ORPHAN_RETRIES_MAX;
+        }
+        // A peer that answers may keep its window shut for as long as it likes (RFC 9293 §3.8.6.1).
+        self.retries > RETRIES_MAX
     }
 
     fn is_all_acknowledged(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What can go wrong with a command, by a name that programs can rely on.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 
 /// The kind of an error; `docs/json.md` says what each means.
@@ -26,16 +28,18 @@ pub enum ErrorKind {
     SelfDial,
     /// The other side did not complete the handshake as agreed.
     HandshakeFailed,
-    /// This node or the other has no room for one more peer.
+    /// There is no room: for one more peer here or there, or in the queue to the peer.
     Full,
     /// The other node does not want this one.
     Banned,
+    /// The two nodes are connected already, or are just being connected in another way.
+    Duplicate,
     /// The other node closed the connection, with no reason that has a kind of its own.
     Refused,
+    /// The connection was called off before it was made.
+    Cancelled,
     /// There is no such peer, or not any more.
     Gone,
-    /// The peer does not take more at the moment.
-    Busy,
     /// The node is shutting down.
     Stopping,
     /// A fault of the program itself.
@@ -44,7 +48,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [ErrorKind; 17] = [
+    pub const ALL: [ErrorKind; 18] = [
         ErrorKind::BadRequest,
         ErrorKind::TooLarge,
         ErrorKind::Unreachable,
@@ -57,9 +61,10 @@ impl ErrorKind {
         ErrorKind::HandshakeFailed,
         ErrorKind::Full,
         ErrorKind::Banned,
+        ErrorKind::Duplicate,
         ErrorKind::Refused,
+        ErrorKind::Cancelled,
         ErrorKind::Gone,
-        ErrorKind::Busy,
         ErrorKind::Stopping,
         ErrorKind::Internal,
     ];
@@ -79,9 +84,10 @@ impl ErrorKind {
             ErrorKind::HandshakeFailed => "handshake_failed",
             ErrorKind::Full => "full",
             ErrorKind::Banned => "banned",
+            ErrorKind::Duplicate => "duplicate",
             ErrorKind::Refused => "refused",
+            ErrorKind::Cancelled => "cancelled",
             ErrorKind::Gone => "gone",
-            ErrorKind::Busy => "busy",
             ErrorKind::Stopping => "stopping",
             ErrorKind::Internal => "internal",
         }
@@ -110,6 +116,13 @@ impl RequestError {
             kind,
             message: message.into(),
         }
+    }
+
+    /// An error by the name of its kind, as the errors of the library give it. A name that is not one of
+    /// [`ErrorKind::ALL`] becomes [`ErrorKind::Internal`].
+    pub fn of_kind(name: &str, error: impl fmt::Display) -> RequestError {
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.name() == name);
+        RequestError::new(kind.unwrap_or(ErrorKind::Internal), error.to_string())
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> RequestError {

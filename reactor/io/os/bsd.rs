@@ -7,7 +7,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use super::portable::Datagrams;
 use super::syscall;
-pub(crate) use super::unix::{interfaces, open_private, read_at, sync_dir, write_all_at};
+pub(crate) use super::unix::{
+    interfaces, is_private, open_private, read_at, sync_dir, write_all_at,
+};
 
 /// Listeners can share a port here, but the last one gets all connections.
 pub(crate) const REUSE_PORT_BALANCES: bool = false;
@@ -129,7 +131,7 @@ impl Watch {
                 // Length (2 bytes), version and type begin a message on all of these systems.
                 Ok(len) if len >= 4 => is_changed |= NOTICES.contains(&notice[3]),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_changed = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return is_changed,
             }
         }

@@ -22,6 +22,7 @@ mod windows;
 pub use windows::*;
 
 #[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
+#[cfg_attr(test, allow(dead_code, reason = "on Linux only its own tests use it"))]
 mod portable;
 
 /// Calls a function of libc that answers -1 for an error in `errno`. To be used within `unsafe`, with the reason why

@@ -80,7 +80,7 @@ impl Datagrams {
                 Err(error)
                     if is_icmp_error(&error) || error.kind() == io::ErrorKind::Interrupted =>
                 {
-                    ()
+                    continue;
                 }
                 Err(_) if count > 0 => break,
                 Err(error) => return Err(error),
@@ -108,7 +108,7 @@ impl Datagrams {
         while let Some((transmit, chunk)) = cursor.peek(None) {
             match socket.send_to(chunk, &SockAddr::from(canonical(transmit.to))) {
                 Ok(_) => cursor.skip(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error)
                     if is_full(&error) || error.kind() == io::ErrorKind::ConnectionRefused =>
                 {
@@ -151,4 +151,105 @@ fn addr_of(index: u32) -> io::Result<Ipv4Addr> {
             "the interface has no IPv4 address",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddr};
+
+    use super::*;
+    use crate::io::udp;
+
+    fn bound(ip: IpAddr) -> (Socket, SocketAddr) {
+        let addr = SocketAddr::new(ip, 0);
+        let (socket, _) = udp::bind(addr, Default::default()).expect("binds");
+        let addr = socket.local_addr().expect("bound").as_socket();
+        (socket, addr.expect("an IP address"))
+    }
+
+    /// Receives until `want` datagrams are there. Loopback delivers within the send, so nothing has to be waited for.
+    fn receive(socket: &Socket, want: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 65536];
+        while all.len() < want {
+            let mut each =
+                |datagram: Datagram<'_>| all.push((datagram.from, datagram.data.to_vec()));
+            let count = Datagrams.receive(socket, &mut buffer, &mut each);
+            assert!((1..=BATCH).contains(&count.expect("datagrams are there")));
+        }
+        let error = Datagrams
+            .receive(socket, &mut buffer, &mut |_| ())
+            .expect_err("no more");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        all
+    }
+
+    #[test]
+    fn datagrams_come_through_whole_and_in_order() {
+        for ip in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::from(Ipv6Addr::LOCALHOST),
+        ] {
+            let (receiver, to) = bound(ip);
+            let (sender, from) = bound(ip);
+            let data: Vec<u8> = (0..60_000u32).map(|n| n as u8).collect();
+            let run = Transmit {
+                segment_size: Some(1000),
+                ..Transmit::new(to, &data[..19_500])
+            };
+            let large = Transmit::new(to, &data);
+            let transmits = [large, run, Transmit::new(to, b"")];
+            let sent = Datagrams.send(&sender, ip.is_ipv6(), &mut false, &transmits);
+            assert_eq!(sent.expect("sends"), 3);
+            let received = receive(&receiver, 22);
+            assert!(received.iter().all(|(addr, _)| *addr == from));
+            assert_eq!(received[0].1, data);
+            let run: Vec<u8> = received[1..21]
+                .iter()
+                .flat_map(|(_, data)| data.clone())
+                .collect();
+            assert_eq!(run, data[..19_500]);
+            assert!(received[21].1.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_told_for_the_first() {
+        let (receiver, to) = bound(Ipv4Addr::LOCALHOST.into());
+        let (sender, _) = bound(Ipv4Addr::LOCALHOST.into());
+        let bad = Transmit::new("[::1]:9".parse().expect("an address"), b"bad");
+        let good = Transmit::new(to, b"good");
+        assert!(
+            Datagrams
+                .send(&sender, false, &mut false, &[bad, good])
+                .is_err()
+        );
+        let sent = Datagrams.send(&sender, false, &mut false, &[good, bad]);
+        assert_eq!(sent.expect("the first goes"), 1);
+        assert_eq!(receive(&receiver, 1)[0].1, b"good");
+    }
+
+    #[test]
+    fn interfaces_are_known_by_their_addresses() {
+        let loopback = super::super::interfaces().expect("listed");
+        let loopback = loopback
+            .iter()
+            .find(|interface| interface.is_loopback)
+            .expect("there is one");
+        assert!(
+            addr_of(loopback.index)
+                .expect("it has an address")
+                .is_loopback()
+        );
+        assert_eq!(addr_of(0).expect("none is chosen"), Ipv4Addr::UNSPECIFIED);
+        assert_eq!(
+            addr_of(u32::MAX).expect_err("there is none").kind(),
+            io::ErrorKind::AddrNotAvailable
+        );
+        let (socket, _) = bound(Ipv4Addr::UNSPECIFIED.into());
+        let group = Ipv4Addr::new(224, 0, 0, 199);
+        Datagrams::membership_v4(&socket, group, loopback.index, true).expect("joins");
+        Datagrams::membership_v4(&socket, group, loopback.index, false).expect("leaves");
+        Datagrams::multicast_interface(&socket, false, loopback.index).expect("set");
+    }
 }

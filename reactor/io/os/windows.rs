@@ -132,7 +132,7 @@ pub(crate) fn write_all_at(file: &File, mut offset: u64, mut bytes: &[u8]) -> io
                 offset += written as u64;
                 bytes = &bytes[written..];
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
@@ -142,6 +142,11 @@ pub(crate) fn write_all_at(file: &File, mut offset: u64, mut bytes: &[u8]) -> io
 /// A profile's directories are private to their user already.
 pub(crate) fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.open(path)
+}
+
+/// Access is by lists that are inherited from the directory; there is no mode to look at.
+pub(crate) fn is_private(_path: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Directories cannot be synchronised; the file system keeps their entries in order.

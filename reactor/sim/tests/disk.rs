@@ -118,7 +118,7 @@ fn names_are_listed_moved_and_removed() {
     );
     assert_eq!(
         disk.create_dir_all("/d/n/x").unwrap_err().kind(),
-        ErrorKind::AlreadyExists
+        ErrorKind::NotADirectory
     );
 }
 
@@ -206,4 +206,22 @@ fn names_resolve_by_the_world_s_table() {
         resolver.resolve("seed.example", 1).unwrap_err().kind(),
         ErrorKind::NotFound
     );
+}
+
+#[test]
+fn what_is_never_synced_becomes_durable_in_the_end() {
+    let pair = Pair::new(7);
+    let disk = pair.left.disk();
+    let file = disk.open("/log", WRITE).unwrap();
+    disk.sync_dir("/").unwrap();
+    for place in 0..5000u32 {
+        file.write_at(u64::from(place), &[1]).unwrap();
+    }
+    disk.lose_unsynced();
+    assert_eq!(file.len().unwrap(), 5000 - 4096);
+    for number in 0..5000 {
+        disk.open(&format!("/{number}"), WRITE).unwrap();
+    }
+    disk.lose_unsynced();
+    assert_eq!(disk.list("/").unwrap().len(), 1 + 5000 - 4096);
 }

@@ -1,7 +1,9 @@
 //! Tests of the simulator through its public face, driving the drivers by hand.
 
+mod actors;
 mod disk;
 mod run;
+mod scale;
 mod streams;
 mod udp;
 

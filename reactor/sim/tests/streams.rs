@@ -563,3 +563,18 @@ fn an_address_that_goes_takes_its_packets_with_it_and_is_reported() {
     let addrs = &pair.a.interfaces().unwrap()[1].addrs;
     assert_eq!(*addrs, [(ip("fd00::1"), 64), (ip("10.0.0.77"), 24)]);
 }
+
+#[test]
+fn a_closed_connection_does_not_ask_for_room_for_ever() {
+    let mut pair = Pair::new(24);
+    let (dialled, accepted) = pair.connected();
+    while pair.a.write(dialled, &[7; 50_000]).is_ok() {
+        pair.world.run_for(Duration::from_millis(50));
+    }
+    pair.a.close(dialled, false);
+    pair.world.run_for(Duration::from_secs(1800));
+    assert_eq!(pair.world.stats().tcp_endpoints, 1);
+    let read = pair.b.read(accepted, &mut [0; 200_000]).unwrap();
+    assert!(read > 0, "what had come stays");
+    while !wait_for(&mut pair.b, accepted).error {}
+}

@@ -21,14 +21,9 @@ fn received(driver: &mut SimDriver, socket: SocketId) -> Vec<Vec<u8>> {
 }
 
 fn bound(driver: &mut SimDriver, addr: &str) -> SocketId {
-    let socket = driver
+    driver
         .udp_bind(addr.parse().unwrap(), UdpOptions::default())
-        .unwrap();
-    assert!(
-        wait_for(driver, socket).writable,
-        "a new socket is writable"
-    );
-    socket
+        .unwrap()
 }
 
 /// What arrives of a thousand numbered datagrams sent a millisecond apart.
@@ -153,11 +148,13 @@ fn a_run_of_segments_arrives_as_datagrams() {
     );
 
     transmit.segment_size = Some(0);
-    assert!(pair.a.udp_send(from, &[transmit]).is_err());
-    transmit.segment_size = Some(10);
-    assert!(
-        pair.a.udp_send(from, &[transmit]).is_err(),
-        "more than 64 segments"
+    transmit.data = &data[..7];
+    pair.a.udp_send(from, &[transmit]).unwrap();
+    pair.world.run_for(Duration::from_millis(10));
+    assert_eq!(
+        received(&mut pair.b, to),
+        [&data[..7]],
+        "no size, one datagram"
     );
     pair.a
         .udp_send(from, &[Transmit::new(pair.right.addr(6000), b"")])
@@ -234,11 +231,9 @@ fn a_group_reaches_its_members() {
     pair.a
         .udp_membership(sender, group, NETWORK_INTERFACE, true)
         .unwrap();
-    let error = pair
-        .a
+    pair.a
         .udp_membership(sender, group, NETWORK_INTERFACE, true)
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        .unwrap();
     assert!(
         pair.a
             .udp_membership(sender, ip("10.0.0.9"), 2, true)

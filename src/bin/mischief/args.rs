@@ -1,12 +1,13 @@
 //! The command line: what can be asked for, and which of it makes no sense together.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use mischief::{ParsePeerIdError, PeerId};
+use mischief::{ParsePeerIdError, PeerId, parse_addr, parse_listen_addr};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -58,8 +59,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     /// Accept peers on this address and port; port 0 is a free one [default: 0.0.0.0:0 and [::]:0]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Vec<String>,
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
+    pub(crate) listen: Vec<SocketAddr>,
 
     /// Connect to HOST:PORT at the start; with PEER@ in front, only if the node there has that id
     #[arg(long, value_name = "[PEER@]HOST:PORT")]
@@ -173,6 +174,7 @@ impl FromStr for Target {
             }
             None => (None, text),
         };
+        parse_addr(addr).map_err(|error| error.to_string())?;
         Ok(Target {
             peer,
             addr: addr.to_owned(),
@@ -312,6 +314,9 @@ mod tests {
             &["--no-dht", "--dht-port", "5"],
             &["--dht-port", "0"],
             &["--connect", "no id@a:1"],
+            &["--connect", "a"],
+            &["--connect", "::1:9000"],
+            &["--listen", "localhost:9000"],
             &["--unknown"],
             &["extra"],
         ] {

@@ -5,6 +5,7 @@
 
 mod args;
 mod console;
+mod failure;
 mod logger;
 mod output;
 mod pending;

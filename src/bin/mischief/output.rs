@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::failure::Failure;
+
 /// A line is taken whole while fewer bytes than this are waiting. So at most this and one line are held.
 pub(crate) const QUEUE_SIZE_MAX: usize = 4 * 1024 * 1024;
 
@@ -16,6 +18,15 @@ const WRITE_SIZE_MAX: usize = 64 * 1024;
 
 /// Makes the line that tells of lost ones, from their number.
 type LostLine = fn(u64) -> Vec<u8>;
+
+/// Prints the whole result of a short-lived command.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    printed.map_err(|error| Failure::new(format_args!("stdout cannot be written: {error}")))
+}
 
 /// The way to stdout. Clones lead to the same queue.
 #[derive(Clone)]

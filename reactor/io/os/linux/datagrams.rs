@@ -220,7 +220,7 @@ impl Datagrams {
                 Err(error)
                     if is_icmp_error(&error) || error.kind() == io::ErrorKind::Interrupted =>
                 {
-                    ()
+                    continue;
                 }
                 count => return Ok(count? as usize),
             }
@@ -289,7 +289,7 @@ impl Datagrams {
                 Ok(sent) if sent == count => cursor = ahead,
                 Ok(sent) => (0..sent).for_each(|_| cursor.skip(run)),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => (),
+                    Some(libc::EINTR) => {}
                     // The interface cannot checksum segments, and will not learn it.
                     Some(libc::EIO) if is_segmented => (is_segmenting, *segments) = (false, false),
                     // This segment size is beyond what the path takes in one piece.
@@ -532,16 +532,16 @@ impl PacketInfo {
                     let ttl = unsafe { data.cast::<libc::c_int>().read_unaligned() };
                     info.ttl = u8::try_from(ttl).ok();
                 }
-                // SAFETY: this message carries one byte.
                 (libc::IPPROTO_IP, libc::IP_TOS) => {
-                    info.ecn = ecn_from_bits(unsafe { data.read() })
+                    // SAFETY: this message carries one byte.
+                    info.ecn = ecn_from_bits(unsafe { data.read() });
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     // SAFETY: this message carries an `int`.
                     let class = unsafe { data.cast::<libc::c_int>().read_unaligned() };
                     info.ecn = ecn_from_bits(class as u8);
                 }
-                _ => (),
+                _ => {}
             }
             // SAFETY: as for the first.
             message = unsafe { libc::CMSG_NXTHDR(header, message) };

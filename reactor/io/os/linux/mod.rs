@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::syscall;
-pub(crate) use super::unix::{interfaces, open_private, read_at, sync_dir, write_all_at};
+pub(crate) use super::unix::{
+    interfaces, is_private, open_private, read_at, sync_dir, write_all_at,
+};
 pub(crate) use datagrams::Datagrams;
 
 /// Whether listeners that share a port are given the connections evenly.
@@ -172,7 +174,7 @@ impl Watch {
                 ))
             } {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => return changed,
                 Ok(_) => changed = true,
             }
