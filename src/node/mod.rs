@@ -27,6 +27,8 @@ mod handlers;
 mod info;
 mod outgoing;
 mod pending;
+#[cfg(test)]
+mod tests;
 mod wiring;
 
 use std::fmt;
