@@ -3,4 +3,5 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod connection;
+pub mod identity;
 pub mod peers;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::peers::PeerId;
+use crate::identity::PeerId;
 
 /// Why one of two nodes that could talk to each other did not want the connection.
 ///

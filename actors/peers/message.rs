@@ -7,6 +7,7 @@ use mischief_reactor::{Instant, WallTime};
 
 use super::PeerId;
 use super::error::ConnectError;
+use crate::connection::Suite;
 use crate::connection::dial::Endpoint;
 use crate::connection::reason::{DisconnectReason, RefusedReason};
 
@@ -49,15 +50,6 @@ impl Direction {
             Direction::Outbound => "out",
         }
     }
-}
-
-/// How the frames of a connection are protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Suite {
-    /// ChaCha20-Poly1305.
-    ChaChaPoly,
-    /// AES-256-GCM.
-    Aes256Gcm,
 }
 
 /// What the handshake has proved about the other side, and what the other side says of itself.

@@ -16,6 +16,7 @@
 //! | `dials.rs` | dials under way and who waits for them |
 //! | `gather.rs` | collecting what every connection has carried |
 //! | `limits.rs`, `message.rs`, `error.rs` | limits, vocabulary, errors |
+//! | `actor.rs` | the shell |
 //!
 //! # One connection between two nodes
 //!
@@ -77,23 +78,24 @@
 //!
 //! **Why are figures gathered and not kept?** 10,000 idle peers would pay 40 bytes each for numbers that their connections have.
 
+pub mod actor;
 mod contest;
 mod decide;
 mod dials;
 mod error;
 mod gather;
-mod id;
 mod limits;
 mod machine;
 mod message;
 mod table;
 
+pub use crate::connection::Suite;
+pub use crate::identity::PeerId;
 pub use error::{ConnectError, NotConnected};
-pub use id::PeerId;
 pub use limits::PeersLimits;
 pub use machine::{NAME_BYTES_MAX, Peers};
 pub use message::{
     Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
-    RequestId, Suite, Traffic,
+    RequestId, Traffic,
 };
 pub use table::PEER_BYTES_MAX;

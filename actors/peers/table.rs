@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use mischief_reactor::Instant;
 
 use super::PeerId;
-use super::message::{Direction, Introduction, PeerRecord, PeerRef, Suite, Traffic};
+use super::message::{Direction, Introduction, PeerRecord, PeerRef, Traffic};
+use crate::connection::Suite;
 
 /// Bytes of the table per connected peer in a full table, without its name.
 pub const PEER_BYTES_MAX: usize = 120;

@@ -1,0 +1,108 @@
+//! One number over all memory that traffic can make a runtime hold.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What memory is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum MemoryKind {
+    /// Bytes owned by messages that wait in mailboxes.
+    Queues = 0,
+    /// Bytes that the kernel has not taken yet.
+    SendBuffers,
+    /// Partial frames and partial messages.
+    Reassembly,
+    /// Payloads on their way between actors and to the user.
+    Payloads,
+}
+
+const KINDS: [MemoryKind; 4] = [
+    MemoryKind::Queues,
+    MemoryKind::SendBuffers,
+    MemoryKind::Reassembly,
+    MemoryKind::Payloads,
+];
+
+/// The accounting behind [`Limits::memory_max`](crate::Limits::memory_max): what is held, by kind, over all cores.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    max: usize,
+    used: [AtomicUsize; KINDS.len()],
+}
+
+impl MemoryBudget {
+    /// A budget of `max` bytes.
+    pub fn new(max: usize) -> MemoryBudget {
+        MemoryBudget {
+            max,
+            used: Default::default(),
+        }
+    }
+
+    /// Counts `bytes` if they fit.
+    #[must_use]
+    pub fn try_take(&self, kind: MemoryKind, bytes: usize) -> bool {
+        if self.used().saturating_add(bytes) > self.max {
+            return false;
+        }
+        self.used[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes back what [`MemoryBudget::try_take`] counted.
+    pub fn give(&self, kind: MemoryKind, bytes: usize) {
+        self.used[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Has a share that was `from` bytes count as `to`, whether it fits or not: for memory that is held already.
+    pub fn adjust(&self, kind: MemoryKind, from: usize, to: usize) {
+        self.used[kind as usize].fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
+    /// Bytes held.
+    pub fn used(&self) -> usize {
+        KINDS.iter().map(|kind| self.used_for(*kind)).sum()
+    }
+
+    /// Bytes held for one purpose.
+    pub fn used_for(&self, kind: MemoryKind) -> usize {
+        // Two cores tell of a message between them each in its own time, so it may be discounted before it is counted.
+        let used = self.used[kind as usize].load(Ordering::Relaxed) as isize;
+        used.max(0) as usize
+    }
+
+    /// The bound.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether the bound is reached.
+    pub fn is_over(&self) -> bool {
+        self.used() >= self.max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_what_is_given_back_fits_again() {
+        let budget = MemoryBudget::new(100);
+        assert!(budget.try_take(MemoryKind::Reassembly, 60));
+        assert!(!budget.try_take(MemoryKind::Queues, 41));
+        assert!(budget.try_take(MemoryKind::Queues, 40) && budget.is_over());
+        budget.give(MemoryKind::Reassembly, 60);
+        assert_eq!(
+            (budget.used(), budget.used_for(MemoryKind::Queues)),
+            (40, 40)
+        );
+        budget.adjust(MemoryKind::Queues, 40, 5);
+        budget.adjust(MemoryKind::SendBuffers, 0, 100);
+        assert!(budget.is_over() && budget.used() == 105);
+        budget.adjust(MemoryKind::Queues, 6, 0);
+        assert_eq!(budget.used(), 100, "less than nothing is nothing");
+        budget.adjust(MemoryKind::Queues, 0, 6);
+        assert_eq!(budget.used(), 105);
+    }
+}
