@@ -6,6 +6,7 @@ mod handshake;
 mod hostile;
 mod interop;
 mod messages;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
