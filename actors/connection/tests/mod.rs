@@ -6,13 +6,14 @@ mod handshake;
 mod hostile;
 mod interop;
 mod messages;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
-use super::QueueError as SendError;
+use super::QueueError as QueueError;
 use super::*;
 use crate::identity::Identity;
 
