@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mischief_reactor::{
-    Actor, ActorId, Address, Context, Event, Failure, Message, Reply, TrySendError,
+    Actor, ActorId, Address, Context, Event, Failure, Instant, Message, Reply, TrySendError,
+    WallTime,
 };
 
 use super::{
@@ -54,8 +55,8 @@ pub enum PeersMessage {
     },
     /// All peers, with what their connections have carried.
     List {
-        /// In the order of their ids.
-        reply: Reply<Vec<PeerRecord>>,
+        /// The list.
+        reply: Reply<PeerList>,
     },
     /// Take bodies of up to so many bytes from a peer.
     MessageMax {
@@ -98,9 +99,20 @@ impl From<DialOutcome> for PeersMessage {
     }
 }
 
+/// All connected peers at one moment.
+#[derive(Clone, Debug)]
+pub struct PeerList {
+    /// In the order of their ids.
+    pub peers: Vec<PeerRecord>,
+    /// The moment.
+    pub now: Instant,
+    /// The moment by the wall clock.
+    pub wall: WallTime,
+}
+
 enum Waiting {
     Connect(Reply<Result<PeerId, ConnectError>>),
-    List(Reply<Vec<PeerRecord>>),
+    List(Reply<PeerList>),
 }
 
 /// Who is connected to a node.
@@ -199,7 +211,7 @@ impl PeersActor {
             } else if let Some(order) = self.machine.poll_order() {
                 self.obey(order, cx);
             } else if let Some(answer) = self.machine.poll_answer() {
-                self.answer(answer);
+                self.answer(answer, cx);
             } else {
                 break;
             }
@@ -309,7 +321,7 @@ impl PeersActor {
         }
     }
 
-    fn answer(&mut self, answer: Answer) {
+    fn answer(&mut self, answer: Answer, cx: &mut Context<'_, Self>) {
         match answer {
             Answer::Connect { request, result } => {
                 if let Some(Waiting::Connect(reply)) = self.waiting.remove(&request.0) {
@@ -318,7 +330,11 @@ impl PeersActor {
             }
             Answer::List { request, peers } => {
                 if let Some(Waiting::List(reply)) = self.waiting.remove(&request.0) {
-                    reply.send(peers);
+                    reply.send(PeerList {
+                        peers,
+                        now: cx.now(),
+                        wall: cx.wall(),
+                    });
                 }
             }
         }

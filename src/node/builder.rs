@@ -14,7 +14,8 @@ use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
-use super::wiring::{self, Kept};
+use super::launch;
+use super::wiring::Kept;
 use super::{Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity_file;
@@ -237,7 +238,7 @@ impl NodeBuilder {
         let hub = Hub::new(handle, settings.callbacks, [random.word(), random.word()]);
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
-        let launched = wiring::launch(&settings, identity, &hub)?;
+        let launched = launch::launch(&settings, identity, &hub)?;
         Ok(Node::assemble(Parts {
             id,
             listen_addrs: launched.listen_addrs,

@@ -25,8 +25,11 @@ mod error;
 mod events;
 mod handlers;
 mod info;
+mod launch;
 mod outgoing;
 mod pending;
+#[cfg(test)]
+mod tests;
 mod wiring;
 
 use std::fmt;

@@ -8,12 +8,11 @@ use std::time::Duration;
 use mischief_actors::connection::Link;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
-use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::identity::PeerId;
 use mischief_reactor::Answer;
 
-use super::builder::Settings;
 use super::dispatch::Hub;
-use super::error::{ConnectError, NodeError, StartError};
+use super::error::{ConnectError, NodeError};
 use super::events::NodeEvent;
 use super::info::{Direction, PeerInfo};
 
@@ -87,16 +86,6 @@ impl Hub {
 pub(crate) struct Launched {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) listen_addrs: Vec<SocketAddr>,
-}
-
-/// Spawns the actors on the hub's runtime.
-pub(crate) fn launch(
-    settings: &Settings,
-    identity: Arc<Identity>,
-    hub: &Arc<Hub>,
-) -> Result<Launched, StartError> {
-    let _ = (settings, identity, hub);
-    Err(StartError::NoNetwork)
 }
 
 /// What is kept for as long as the node runs: the lock on its data directory.
