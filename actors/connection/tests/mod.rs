@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
-use super::QueueError as SendError;
 use super::*;
 use crate::identity::Identity;
 
