@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
-use super::QueueError as QueueError;
 use super::*;
 use crate::identity::Identity;
 
