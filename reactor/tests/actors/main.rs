@@ -3,6 +3,7 @@
 // The modules are private to this test program, so `pub` reaches no further than it.
 #![allow(unreachable_pub)]
 
+mod asking;
 mod fixture;
 mod messages;
 mod puppet;
@@ -53,5 +54,25 @@ suite! {
         a_thread_outside_may_wait_for_room,
         a_core_thread_must_not_wait_for_room,
         two_mutually_full_actors_come_to_an_end,
+    ],
+    asking: [
+        an_actor_asks_actors_of_both_cores,
+        an_answer_that_does_not_come_in_time_is_an_error_that_names_all,
+        a_time_out_tells_how_many_messages_waited,
+        a_question_dropped_unanswered_is_told_at_once,
+        a_question_to_a_full_mailbox_is_refused,
+        questions_in_flight_are_bounded,
+        answers_reach_an_actor_whose_mailbox_is_full,
+        an_actor_made_anew_gets_no_answers_to_questions_of_the_old_one,
+        a_thread_outside_waits_for_an_answer,
+        a_pair_without_a_question_is_waited_for_the_same_way,
+        a_core_thread_must_not_wait_for_an_answer,
+        a_thread_outside_is_served_in_its_order,
+        an_answer_is_a_future_of_any_executor,
+        an_answer_polled_by_hand_wakes_the_last_who_polled,
+        deadlines_of_answered_questions_are_forgotten,
+        a_runtime_that_ends_leaves_no_question_open,
+        threads_ask_at_the_same_time,
+        a_standing_core_keeps_nobody_longer_than_the_deadline,
     ],
 }
