@@ -7,6 +7,7 @@ mod asking;
 mod fixture;
 mod messages;
 mod puppet;
+mod supervision;
 
 /// Makes the tests of the suite for every driver.
 macro_rules! suite {
@@ -74,5 +75,25 @@ suite! {
         a_runtime_that_ends_leaves_no_question_open,
         threads_ask_at_the_same_time,
         a_standing_core_keeps_nobody_longer_than_the_deadline,
+    ],
+    supervision: [
+        a_restart_keeps_address_and_mailbox_and_drops_the_failing_message,
+        restarts_leave_the_order_alone,
+        a_restart_makes_the_state_anew,
+        a_restart_closes_sockets_and_timers_of_the_old_incarnation,
+        restarts_are_limited_within_a_window,
+        the_pause_before_a_restart_doubles_up_to_its_bound,
+        an_actor_made_once_is_not_made_again,
+        an_escalating_child_fails_its_parent,
+        a_child_that_stops_for_good_leaves_its_parent_alone,
+        children_end_before_their_parent_is_made_anew,
+        a_start_that_fails_is_a_failure,
+        a_factory_that_panics_is_a_failure,
+        a_failing_event_is_a_failure,
+        a_failing_answer_is_a_failure,
+        a_panic_in_a_drop_harms_nobody_else,
+        a_panic_while_stopping_ends_the_actor,
+        a_failing_actor_costs_the_others_nothing,
+        an_actor_can_be_stopped_while_it_waits_to_be_made_anew,
     ],
 }
