@@ -5,6 +5,7 @@
 
 mod asking;
 mod fixture;
+mod life;
 mod messages;
 mod puppet;
 mod supervision;
@@ -95,5 +96,29 @@ suite! {
         a_panic_while_stopping_ends_the_actor,
         a_failing_actor_costs_the_others_nothing,
         an_actor_can_be_stopped_while_it_waits_to_be_made_anew,
+    ],
+    life: [
+        a_spawn_does_not_recurse,
+        spawns_are_bounded,
+        deaths_are_told_to_watchers,
+        a_watch_can_be_taken_back,
+        a_watcher_may_end_before_the_watched,
+        ends_are_told_to_threads_outside,
+        children_stop_before_their_parents,
+        a_long_line_of_descendants_ends_without_a_deep_stack,
+        a_drain_goes_on_until_its_deadline,
+        a_drain_ends_early_when_the_actor_says_so,
+        a_stopping_parent_has_no_more_children,
+        who_is_stopped_right_after_its_birth_has_a_whole_life,
+        names_belong_to_a_node_and_are_freed_at_death,
+        what_reaches_nobody_is_counted,
+        an_address_of_another_runtime_is_harmless,
+        an_address_never_means_the_next_tenant_of_a_place,
+        a_poke_is_an_event,
+        a_shutdown_stops_everybody_and_answers_in_time,
+        a_hanging_drain_is_cut_short,
+        while_shutting_down_nobody_is_born,
+        a_core_that_has_ended_is_known_to_the_others,
+        watches_race_with_the_end_of_a_core,
     ],
 }
