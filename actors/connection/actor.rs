@@ -28,6 +28,7 @@ use super::reason::{DisconnectReason, RefusedReason};
 use super::record::{ChannelMessage, Class, Encoded, LargeMessage, Records};
 use super::stream::StreamId;
 use super::{BulkEvent, Config, QueueError};
+use crate::peers::{PeerRef, ProbeToken};
 
 pub use dialler::{DialOutcome, Dialler, DiallerMessage};
 pub use listener::{Listener, ListenerMessage, Placement};
@@ -74,10 +75,10 @@ pub enum ConnectionMessage {
     Refuse(RefusedReason),
     /// Close an announced connection.
     Close(CloseCode, &'static str),
-    /// Ask the peer for a sign of life.
-    Probe,
-    /// Report the figures.
-    Report,
+    /// Ask the peer for a sign of life, and report it with this token.
+    Probe(ProbeToken),
+    /// Report the figures, with this reference.
+    Report(PeerRef),
     /// Take bodies up to this size from the peer.
     MessageMax(u32),
 }
@@ -94,9 +95,9 @@ pub enum Report {
     /// The connection is over. Nothing follows.
     Closed(Address<ConnectionActor>, DisconnectReason),
     /// The peer has given a sign of life after [`ConnectionMessage::Probe`].
-    Alive(Address<ConnectionActor>),
+    Alive(Address<ConnectionActor>, ProbeToken),
     /// The answer to [`ConnectionMessage::Report`].
-    Figures(Address<ConnectionActor>, Box<Figures>),
+    Figures(PeerRef, Box<Figures>),
 }
 
 impl Message for Report {}
@@ -177,7 +178,7 @@ pub struct ConnectionActor {
     messages_out: u64,
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
-    is_probed: bool,
+    probe: Option<ProbeToken>,
     is_over: bool,
     /// How the transport broke, if it did.
     lost: Option<ErrorKind>,
@@ -233,7 +234,7 @@ impl ConnectionActor {
             messages_in: 0,
             messages_out: 0,
             is_sending: false,
-            is_probed: false,
+            probe: None,
             is_over: false,
             lost: None,
         }
@@ -259,10 +260,6 @@ impl ConnectionActor {
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
         self.messages_in += inlet.messages;
-        if self.is_probed {
-            self.is_probed = false;
-            self.report(Report::Alive(cx.address()), cx);
-        }
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
@@ -434,6 +431,12 @@ impl ConnectionActor {
                 }
             }
         }
+        if self.machine.is_open()
+            && !self.machine.is_probing()
+            && let Some(token) = self.probe.take()
+        {
+            self.report(Report::Alive(cx.address(), token), cx);
+        }
         let retry = self.early.as_ref().and_then(|early| early.retry_at);
         let deadline = [self.machine.poll_timeout(), retry]
             .into_iter()
@@ -558,7 +561,7 @@ impl ConnectionActor {
             cx.notify_ready(self.common.judge.id());
             self.outbox.push(refused.into_message());
         } else if self.outbox.len() < OUTBOX_MAX
-            && !matches!(report, Report::Alive(_) | Report::Figures(..))
+            && !matches!(report, Report::Alive(..) | Report::Figures(..))
         {
             self.outbox.push(report);
         }
@@ -623,12 +626,12 @@ impl Actor for ConnectionActor {
                 self.machine.close(now, reason.close_code(), "");
             }
             ConnectionMessage::Close(code, reason) => self.machine.close(now, code, reason),
-            ConnectionMessage::Probe => {
-                self.is_probed = true;
+            ConnectionMessage::Probe(token) => {
+                self.probe = Some(token);
                 self.machine.probe(now);
             }
-            ConnectionMessage::Report => {
-                let figures = Report::Figures(cx.address(), Box::new(self.figures()));
+            ConnectionMessage::Report(peer) => {
+                let figures = Report::Figures(peer, Box::new(self.figures()));
                 self.report(figures, cx);
             }
             ConnectionMessage::MessageMax(bytes) => self.machine.set_message_max(bytes),

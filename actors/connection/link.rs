@@ -175,29 +175,55 @@ impl Link {
         }
     }
 
+    /// The place after everything that was queued so far, for [`Sent`].
+    pub fn end(&self) -> Result<u64, SendError> {
+        let state = self.state.lock();
+        match &state.closed {
+            Some(reason) => Err(SendError::Gone(reason.clone())),
+            None => Ok(state.buffer.as_ref().map_or(0, |buffer| buffer.queued)),
+        }
+    }
+
+    /// Bytes of records that wait for the connection to take them.
+    pub fn waiting(&self) -> usize {
+        let state = self.state.lock();
+        state
+            .buffer
+            .as_ref()
+            .map_or(0, |buffer| buffer.records.len())
+    }
+
+    /// Tells when there is room in the queue, which does not promise that nobody else takes it. `None`: there is now.
+    pub fn when_room(
+        &self,
+        handle: &Handle,
+    ) -> Result<Option<Answer<Result<(), SendError>>>, SendError> {
+        let mut state = self.state.lock();
+        if let Some(reason) = &state.closed {
+            return Err(SendError::Gone(reason.clone()));
+        }
+        let Some(buffer) = &mut state.buffer else {
+            return Ok(None);
+        };
+        if buffer.records.len() < LINK_QUEUE_HIGH {
+            return Ok(None);
+        }
+        if buffer.room.len() >= ROOM_WAITERS_MAX {
+            return Err(SendError::Full);
+        }
+        let (reply, answer) = OneShot::pair(handle);
+        buffer.room.push(reply);
+        Ok(Some(answer))
+    }
+
     /// Waits until there is room in the queue, which does not promise that nobody else takes it.
     pub fn wait_for_room(&self, handle: &Handle, timeout: Duration) -> Result<(), SendError> {
-        let answer = {
-            let mut state = self.state.lock();
-            if let Some(reason) = &state.closed {
-                return Err(SendError::Gone(reason.clone()));
-            }
-            let Some(buffer) = &mut state.buffer else {
-                return Ok(());
-            };
-            if buffer.records.len() < LINK_QUEUE_HIGH {
-                return Ok(());
-            }
-            if buffer.room.len() >= ROOM_WAITERS_MAX {
-                return Err(SendError::Full);
-            }
-            let (reply, answer) = OneShot::pair(handle);
-            buffer.room.push(reply);
-            answer
-        };
-        answer
-            .wait_for(timeout)
-            .unwrap_or_else(|error| Err(not_sent(error)))
+        match self.when_room(handle)? {
+            None => Ok(()),
+            Some(answer) => answer
+                .wait_for(timeout)
+                .unwrap_or_else(|error| Err(SendError::from(error))),
+        }
     }
 
     // ---- the connection's side
@@ -317,11 +343,13 @@ pub struct Taken {
     pub is_left: bool,
 }
 
-fn not_sent(error: AskError) -> SendError {
-    match error {
-        AskError::OnCoreThread => SendError::OnCoreThread,
-        AskError::TimedOut { .. } => SendError::TimedOut,
-        error => SendError::Gone(Arc::from(error.to_string())),
+impl From<AskError> for SendError {
+    fn from(error: AskError) -> SendError {
+        match error {
+            AskError::OnCoreThread => SendError::OnCoreThread,
+            AskError::TimedOut { .. } => SendError::TimedOut,
+            error => SendError::Gone(Arc::from(error.to_string())),
+        }
     }
 }
 
@@ -376,7 +404,7 @@ impl Sent {
             Some(timeout) => answer.wait_for(timeout),
             None => answer.wait(),
         };
-        answer.unwrap_or_else(|error| Err(not_sent(error)))
+        answer.unwrap_or_else(|error| Err(SendError::from(error)))
     }
 
     /// Whether the fate is known, and which it is.
@@ -403,7 +431,7 @@ impl Future for Sent {
                 Progress::Waiting(answer) => {
                     return Pin::new(answer)
                         .poll(task)
-                        .map(|answer| answer.unwrap_or_else(|error| Err(not_sent(error))));
+                        .map(|answer| answer.unwrap_or_else(|error| Err(SendError::from(error))));
                 }
             }
         }

@@ -111,6 +111,12 @@ impl<A: Actor> Address<A> {
         }
     }
 
+    /// The actor with this id, taken for an `A`. Types are compared when a message is delivered, so what is sent to an
+    /// actor of another type is counted as undeliverable.
+    pub fn from_id(id: ActorId) -> Address<A> {
+        Address::new(id)
+    }
+
     /// Who it is.
     pub fn id(&self) -> ActorId {
         self.id

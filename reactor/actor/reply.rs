@@ -134,9 +134,13 @@ pub struct Reply<R: Send + 'static> {
     to: Option<ReplyTo<R>>,
 }
 
+/// Takes an answer, or hears that there will be none.
+type Call<R> = Box<dyn FnOnce(Option<R>) + Send>;
+
 enum ReplyTo<R> {
     Actor { shared: Arc<Shared>, ask: AskId },
     Outside(Arc<Cell<R>>),
+    Call(Call<R>),
 }
 
 impl<R: Send + 'static> Reply<R> {
@@ -150,8 +154,21 @@ impl<R: Send + 'static> Reply<R> {
     pub fn is_awaited(&self) -> bool {
         match &self.to {
             Some(ReplyTo::Outside(cell)) => Arc::strong_count(cell) > 1,
-            Some(ReplyTo::Actor { .. }) => true,
+            Some(ReplyTo::Actor { .. } | ReplyTo::Call(_)) => true,
             None => false,
+        }
+    }
+
+    /// The same duty for another type of value, which `change` turns into this one's.
+    pub fn map<S: Send + 'static>(self, change: impl FnOnce(S) -> R + Send + 'static) -> Reply<S> {
+        let call: Call<S> = Box::new(move |value| {
+            // Without a value `self` is dropped here, which tells the asker.
+            if let Some(value) = value {
+                self.send(change(value));
+            }
+        });
+        Reply {
+            to: Some(ReplyTo::Call(call)),
         }
     }
 
@@ -164,6 +181,7 @@ impl<R: Send + 'static> Reply<R> {
                 let _ = shared.push_system(ask.core, System::Reply { ask, value });
             }
             Some(ReplyTo::Outside(cell)) => cell.set(Ok(value)),
+            Some(ReplyTo::Call(call)) => call(Some(value)),
             None => {}
         }
     }
@@ -176,6 +194,7 @@ impl<R: Send + 'static> Drop for Reply<R> {
                 let _ = shared.push_system(ask.core, System::Reply { ask, value: None });
             }
             Some(ReplyTo::Outside(cell)) => cell.set(Err(AskError::NoReply)),
+            Some(ReplyTo::Call(call)) => call(None),
             None => {}
         }
     }
