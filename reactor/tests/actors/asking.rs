@@ -263,7 +263,7 @@ pub fn a_thread_outside_waits_for_an_answer<F: Fixture>() {
     let f = F::start(2);
     let handle = f.handle();
     let (target, _) = puppet(&f, 1);
-    assert_eq!(handle.ask(&target, keep, SECOND).wait(), Ok(7));
+    assert_eq!(handle.ask(&target, Order::Ask, SECOND).wait(), Ok(7));
     let answer = handle.ask(&target, keep, SECOND);
     assert!(is_time_out(&answer.wait_for(SECOND / 50)));
     let answer = handle.ask(&target, |_: Reply<u32>| Order::Number(1), SECOND);

@@ -228,8 +228,9 @@ pub fn the_pause_before_a_restart_doubles_up_to_its_bound<F: Fixture>() {
             noted.add(cx.now());
             on_purpose()
         });
-        f.until(|| log.count(&Seen::Started) == round + 2);
+        f.until(|| times.len() == 2 * round + 3);
     }
+    assert_eq!(log.count(&Seen::Started), 5);
     let times = times.all();
     let pauses: Vec<Duration> = times[1..]
         .chunks(2)
