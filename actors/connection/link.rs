@@ -64,7 +64,7 @@ impl SendError {
             SendError::TooLarge { .. } => "too_large",
             SendError::Encode(EncodeError::Body(_)) => "too_large",
             SendError::Encode(_) | SendError::BadValue(_) => "bad_request",
-            SendError::OnCoreThread => "on_core_thread",
+            SendError::OnCoreThread => "internal",
             SendError::TimedOut => "timeout",
         }
     }

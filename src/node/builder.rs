@@ -16,7 +16,7 @@ use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
 use super::wiring::Kept;
-use super::{Node, Parts};
+use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity_file;
 use crate::network_key::NetworkKey;
@@ -58,6 +58,7 @@ impl Default for Limits {
 /// What a [`NodeBuilder`] was told.
 pub(crate) struct Settings {
     pub(crate) listen: Vec<String>,
+    pub(crate) listens_everywhere: bool,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) identity: Option<Identity>,
     pub(crate) protocol: (String, String),
@@ -102,12 +103,16 @@ fn is_name(text: &str) -> bool {
 
 /// Collects how a [`Node`] is to be; made by [`Node::builder`].
 #[must_use = "a node runs only after `start`"]
-pub struct NodeBuilder(Settings);
+pub struct NodeBuilder(Settings, Vec<OnStart>);
+
+/// What [`NodeBuilder::on_start`] was given.
+type OnStart = Box<dyn FnOnce(&Node) + Send>;
 
 impl NodeBuilder {
     pub(crate) fn new() -> NodeBuilder {
-        NodeBuilder(Settings {
+        let settings = Settings {
             listen: Vec::new(),
+            listens_everywhere: false,
             data_dir: None,
             identity: None,
             protocol: ("mischief".to_owned(), "1.0".to_owned()),
@@ -120,7 +125,8 @@ impl NodeBuilder {
             callbacks: Callbacks::default(),
             runtime: None,
             driver: DriverKind::default(),
-        })
+        };
+        NodeBuilder(settings, Vec::new())
     }
 
     /// Keeps the identity and all state in this directory, which is locked while the node runs. Without it the node
@@ -152,6 +158,20 @@ impl NodeBuilder {
     /// Accepts peers on this address.
     pub fn listen_addr(self, addr: SocketAddr) -> NodeBuilder {
         self.listen(addr.to_string())
+    }
+
+    /// Accepts peers on every address of the machine, over IPv4 and IPv6, on a free port: the same number for both
+    /// where it is free for both. A system without one of the two has only the other.
+    pub fn listen_everywhere(mut self) -> NodeBuilder {
+        self.0.listens_everywhere = true;
+        self
+    }
+
+    /// Calls `prepare` with the node before it listens: handlers that are added there miss no message. May be called
+    /// several times.
+    pub fn on_start(mut self, prepare: impl FnOnce(&Node) + Send + 'static) -> NodeBuilder {
+        self.1.push(Box::new(prepare));
+        self
     }
 
     /// The application's protocol and its version, each of 1 to 64 bytes. Only nodes with the same ones connect. Without
@@ -220,7 +240,7 @@ impl NodeBuilder {
     ///
     /// Reads and writes the data directory, so it blocks for as long as the disk takes. Not for core threads.
     pub fn start(self) -> Result<Node, StartError> {
-        let mut settings = self.0;
+        let NodeBuilder(mut settings, on_start) = self;
         settings.check()?;
         let (handle, runtime) = match settings.runtime.take() {
             Some(handle) => (handle, None),
@@ -239,14 +259,25 @@ impl NodeBuilder {
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
         let launched = launch::launch(&settings, identity, &hub)?;
-        Ok(Node::assemble(Parts {
+        let node = Node::assemble(Parts {
             id,
-            listen_addrs: launched.listen_addrs,
             hub,
             backend: launched.backend,
             runtime,
             kept,
-        }))
+        });
+        for prepare in on_start {
+            prepare(&node);
+        }
+        match launched.listening.start(&settings) {
+            Ok(addrs) => node.set_listen_addrs(addrs),
+            Err(error) => {
+                // Handlers may hold the node, so that dropping it here would not be enough.
+                node.stop(DROP_DEADLINE);
+                return Err(error);
+            }
+        }
+        Ok(node)
     }
 }
 

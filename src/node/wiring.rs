@@ -82,11 +82,5 @@ impl Hub {
     }
 }
 
-/// What has come of [`launch`].
-pub(crate) struct Launched {
-    pub(crate) backend: Box<dyn Backend>,
-    pub(crate) listen_addrs: Vec<SocketAddr>,
-}
-
 /// What is kept for as long as the node runs: the lock on its data directory.
 pub(crate) type Kept = Option<Box<dyn Any + Send + Sync>>;
