@@ -260,9 +260,6 @@ impl ConnectionActor {
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
         self.messages_in += inlet.messages;
-        if let Some(token) = self.probe.take() {
-            self.report(Report::Alive(cx.address(), token), cx);
-        }
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
@@ -433,6 +430,12 @@ impl ConnectionActor {
                     cx.stop();
                 }
             }
+        }
+        if self.machine.is_open()
+            && !self.machine.is_probing()
+            && let Some(token) = self.probe.take()
+        {
+            self.report(Report::Alive(cx.address(), token), cx);
         }
         let retry = self.early.as_ref().and_then(|early| early.retry_at);
         let deadline = [self.machine.poll_timeout(), retry]

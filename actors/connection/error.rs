@@ -362,7 +362,11 @@ impl CloseCode {
 
 /// Cuts a reason for `Close` to what may be sent, at a character's boundary.
 pub(crate) fn cut_reason(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(CLOSE_REASON_MAX)]
+    let mut end = reason.len().min(CLOSE_REASON_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }
 
 /// A peer's reason as it is shown to people: no control characters that would move a terminal's cursor.

@@ -65,8 +65,8 @@ impl Partial {
     }
 
     fn take(&mut self, input: &mut &mut [u8], until: usize) {
-        let missing = until - self.bytes.len();
-        let (taken, rest) = std::mem::take(input).split_at_mut(missing.min(input.len()));
+        let missing = (until - self.bytes.len()).min(input.len());
+        let (taken, rest) = std::mem::take(input).split_at_mut(missing);
         self.bytes.extend_from_slice(taken);
         *input = rest;
     }

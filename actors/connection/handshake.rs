@@ -265,6 +265,10 @@ impl Handshake {
         now: Instant,
         message: &[u8],
     ) -> Result<Option<Outcome>, Failure> {
+        // Nobody can answer what was not handed out.
+        if !self.out.is_empty() {
+            return Err(Failure::silent(Fault::OutOfTurn));
+        }
         if message.starts_with(&self.ephemeral) && self.step != Step::Message(1) {
             return Err(Failure::silent(Fault::Reflected));
         }

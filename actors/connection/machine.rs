@@ -77,7 +77,7 @@ pub struct Accepted {
 /// Why something was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SendError {
+pub enum QueueError {
     /// The connection is not open yet, or no longer.
     #[error("the connection is not open")]
     NotOpen,
@@ -111,7 +111,6 @@ pub struct Connection {
     pub(crate) active: Option<Box<Active>>,
     pub(crate) send: CipherState,
     pub(crate) receive: CipherState,
-    pub(crate) rekeyed_at: Instant,
     /// The deadline of the phase; when open, when to look at the clock again.
     pub(crate) check_at: Instant,
     pub(crate) alive: KeepAlive,
@@ -121,8 +120,11 @@ pub struct Connection {
     pub(crate) bytes_out: u64,
     pub(crate) rtt: RttEstimator,
     pub(crate) streams: [MessageStream; 2],
+    /// Seconds of the clock, to save four bytes.
+    pub(crate) rekeyed_at: u32,
     pub(crate) frames_since_rekey: u32,
-    pub(crate) pong_due: Option<u32>,
+    /// The token of the PONG that is due.
+    pub(crate) pong: u32,
     pub(crate) message_max: u32,
     pub(crate) peer: PeerLimits,
     pub(crate) bulk_opened: u32,
@@ -132,16 +134,37 @@ pub struct Connection {
     pub(crate) due: Due,
 }
 
-/// Things to be said or told, once each.
+/// Things to be said or told, once each, in a byte.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Due {
-    pub(crate) accept: bool,
-    pub(crate) limits: bool,
-    opened: bool,
-    closed: bool,
-    shutdown: bool,
-    finished: bool,
-    abort: bool,
+pub(crate) struct Due(u8);
+
+impl Due {
+    pub(crate) const ACCEPT: u8 = 1;
+    pub(crate) const LIMITS: u8 = 1 << 1;
+    pub(crate) const PONG: u8 = 1 << 2;
+    const OPENED: u8 = 1 << 3;
+    const CLOSED: u8 = 1 << 4;
+    const SHUTDOWN: u8 = 1 << 5;
+    const FINISHED: u8 = 1 << 6;
+    const ABORT: u8 = 1 << 7;
+    /// Records that wait to be written.
+    pub(crate) const RECORDS: u8 = Due::ACCEPT | Due::LIMITS | Due::PONG;
+
+    pub(crate) fn set(&mut self, flag: u8) {
+        self.0 |= flag;
+    }
+
+    #[inline]
+    pub(crate) fn has_any(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, flag: u8) -> bool {
+        let had = self.has_any(flag);
+        self.0 &= !flag;
+        had
+    }
 }
 
 /// What the peer allows us.
@@ -277,7 +300,7 @@ impl Connection {
             active: None,
             send: CipherState::new(&[0; KEY_BYTES]),
             receive: CipherState::new(&[0; KEY_BYTES]),
-            rekeyed_at: now,
+            rekeyed_at: 0,
             check_at: now + config.timing.handshake,
             alive: KeepAlive::new(now),
             queued: 0,
@@ -286,7 +309,7 @@ impl Connection {
             rtt: RttEstimator::default(),
             streams: [MessageStream::default(); 2],
             frames_since_rekey: 0,
-            pong_due: None,
+            pong: 0,
             message_max: config.limits.message_max.min(MESSAGE_MAX_TRUSTED),
             peer: PeerLimits::default(),
             bulk_opened: 0,
@@ -355,7 +378,7 @@ impl Connection {
         if let Some(authenticated) = authenticated {
             return Some(Event::Authenticated(authenticated));
         }
-        if std::mem::take(&mut self.due.opened) {
+        if self.due.take(Due::OPENED) {
             return Some(Event::Opened);
         }
         if let Phase::Open = self.phase
@@ -363,15 +386,15 @@ impl Connection {
         {
             return Some(event);
         }
-        if std::mem::take(&mut self.due.closed) {
+        if self.due.take(Due::CLOSED) {
             let error = self.error().expect("it is over");
             return Some(Event::Closed(error.clone()));
         }
-        if std::mem::take(&mut self.due.shutdown) {
+        if self.due.take(Due::SHUTDOWN) {
             return Some(Event::ShutdownWrite);
         }
-        if std::mem::take(&mut self.due.finished) {
-            let abort = self.due.abort;
+        if self.due.take(Due::FINISHED) {
+            let abort = self.due.has_any(Due::ABORT);
             return Some(Event::Finished { abort });
         }
         None
@@ -405,7 +428,7 @@ impl Connection {
                 }
             }
             Phase::Verdict(_) => {
-                self.due.accept = true;
+                self.due.set(Due::ACCEPT);
                 self.open(now);
             }
             // It has ended while the owner was deciding.
@@ -436,13 +459,13 @@ impl Connection {
 
     /// Queues an application message, whole or not at all.
     #[inline]
-    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, SendError> {
+    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, QueueError> {
         check_outgoing(kind, name, body)?;
         self.check_size(body.len())?;
         let high = self.config.limits.send_queue_high;
         let queue = &mut self.open_active()?.queues[APPLICATION];
         if !queue.has_room(high) {
-            return Err(SendError::Full);
+            return Err(QueueError::Full);
         }
         let added = queue.append(|out| {
             put_message(out, MESSAGE_JSON, Label::Name(kind, name), body);
@@ -452,7 +475,7 @@ impl Connection {
     }
 
     /// Queues application messages that were encoded elsewhere, all or none. Gives them back if they are refused.
-    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (SendError, Encoded)> {
+    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (QueueError, Encoded)> {
         if let Err(error) = self.check_size(encoded.body_max as usize) {
             return Err((error, encoded));
         }
@@ -462,7 +485,7 @@ impl Connection {
             Err(error) => return Err((error, encoded)),
         };
         if !queue.has_room(high) {
-            return Err((SendError::Full, encoded));
+            return Err((QueueError::Full, encoded));
         }
         let length = encoded.len() as u64;
         if length > 0 {
@@ -484,9 +507,9 @@ impl Connection {
         class: Class,
         channel: u8,
         body: &[u8],
-    ) -> Result<Accepted, SendError> {
+    ) -> Result<Accepted, QueueError> {
         let limits = self.config.limits;
-        let too_large = |max: usize| SendError::TooLarge {
+        let too_large = |max: usize| QueueError::TooLarge {
             size: body.len(),
             max: max as u32,
         };
@@ -497,19 +520,19 @@ impl Connection {
                 }
                 let queue = &mut self.open_active()?.control;
                 if !queue.has_room(CONTROL_QUEUE_MAX) {
-                    return Err(SendError::Full);
+                    return Err(QueueError::Full);
                 }
                 queue.append(|out| put_record(out, CONTROL, &[&[channel], body]));
                 return Ok(Accepted { end: self.queued });
             }
             Class::Application => (APPLICATION, MESSAGE_JSON, limits.send_queue_high),
             Class::Gossip => (GOSSIP, GOSSIP_BASE, limits.gossip_queue_high),
-            Class::Bulk => return Err(SendError::Stream),
+            Class::Bulk => return Err(QueueError::Stream),
         };
         self.check_size(body.len())?;
         let queue = &mut self.open_active()?.queues[index];
         if !queue.has_room(high) {
-            return Err(SendError::Full);
+            return Err(QueueError::Full);
         }
         let added = queue.append(|out| put_message(out, base, Label::Channel(channel), body));
         if index == APPLICATION {
@@ -519,19 +542,19 @@ impl Connection {
     }
 
     /// Opens a bulk stream to the peer. `header`: up to 1 KiB that the other subsystem reads first.
-    pub fn open_bulk(&mut self, channel: u8, header: &[u8]) -> Result<StreamId, SendError> {
+    pub fn open_bulk(&mut self, channel: u8, header: &[u8]) -> Result<StreamId, QueueError> {
         if header.len() > BULK_HEADER_MAX {
-            return Err(SendError::TooLarge {
+            return Err(QueueError::TooLarge {
                 size: header.len(),
                 max: BULK_HEADER_MAX as u32,
             });
         }
         let (limits, opened) = (self.peer, self.bulk_opened);
         let id = StreamId::BULK_FIRST.0.checked_add(opened);
-        let id = id.ok_or(SendError::Stream)?;
+        let id = id.ok_or(QueueError::Stream)?;
         let bulk = &mut self.open_active()?.bulk;
         if bulk.outgoing_count() >= usize::from(limits.bulk_streams_max) {
-            return Err(SendError::Stream);
+            return Err(QueueError::Stream);
         }
         bulk.open(id, channel, header, limits.window);
         self.bulk_opened += 1;
@@ -540,31 +563,31 @@ impl Connection {
 
     /// Queues data on a bulk stream, all of it while the stream's queue is below its high mark. `data` is emptied if it
     /// was taken.
-    pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), SendError> {
+    pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), QueueError> {
         let high = self.config.limits.bulk_queue_high;
         match self.open_active()?.bulk.write(stream.0, data, high) {
             Some(true) => Ok(()),
-            Some(false) => Err(SendError::Full),
-            None => Err(SendError::Stream),
+            Some(false) => Err(QueueError::Full),
+            None => Err(QueueError::Stream),
         }
     }
 
     /// Ends our bulk stream after what is queued on it.
-    pub fn end_bulk(&mut self, stream: StreamId) -> Result<(), SendError> {
+    pub fn end_bulk(&mut self, stream: StreamId) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.end(stream.0);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Gives our bulk stream up; what is queued on it is dropped.
-    pub fn reset_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), SendError> {
+    pub fn reset_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.reset(stream.0, code);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Wants no more of the peer's bulk stream. `code` is for the other subsystem; 0 means that all was taken.
-    pub fn stop_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), SendError> {
+    pub fn stop_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.stop(stream.0, code);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Gives the peer credit for received bytes that are done with: the `credit` of a message, or the length of
@@ -584,7 +607,7 @@ impl Connection {
     /// Takes messages up to this size from the peer from now on, at most 16 MiB, and tells it so.
     pub fn set_message_max(&mut self, bytes: u32) {
         self.message_max = bytes.min(MESSAGE_MAX_TRUSTED);
-        self.due.limits = true;
+        self.due.set(Due::LIMITS);
     }
 
     /// Sends a ping, whose answer updates [`Connection::rtt`].
@@ -654,7 +677,7 @@ impl Connection {
         self.peer.message_max
     }
 
-    /// When the last frame came.
+    /// When the peer last sent something.
     pub fn last_seen(&self) -> Instant {
         self.alive.seen_at()
     }
@@ -670,17 +693,17 @@ impl Connection {
         phase + self.active.as_ref().map_or(0, |active| active.heap_bytes())
     }
 
-    fn check_size(&self, size: usize) -> Result<(), SendError> {
+    fn check_size(&self, size: usize) -> Result<(), QueueError> {
         let max = self.peer.message_max;
         if size > max as usize && self.is_open() {
-            return Err(SendError::TooLarge { size, max });
+            return Err(QueueError::TooLarge { size, max });
         }
         Ok(())
     }
 
-    fn open_active(&mut self) -> Result<&mut Active, SendError> {
+    fn open_active(&mut self) -> Result<&mut Active, QueueError> {
         if !self.is_open() {
-            return Err(SendError::NotOpen);
+            return Err(QueueError::NotOpen);
         }
         Ok(self.active.get_or_insert_default())
     }
@@ -737,7 +760,7 @@ impl Connection {
         self.suite = keys.suite;
         self.send = keys.send;
         self.receive = keys.receive;
-        self.rekeyed_at = now;
+        self.rekeyed_at = seconds(now);
         self.alive.seen(now);
         let message_3 = self.handshake_output(now);
         let unsent = message_3.map(|bytes| Box::new(Unsent { bytes }));
@@ -746,7 +769,7 @@ impl Connection {
 
     pub(crate) fn open(&mut self, now: Instant) {
         self.phase = Phase::Open;
-        self.due.opened = true;
+        self.due.set(Due::OPENED);
         self.check_at = now + self.config.timing.keep_alive;
     }
 
@@ -861,7 +884,7 @@ impl Connection {
         if let Phase::Closing(_) = self.phase {
             return;
         }
-        self.due.closed = true;
+        self.due.set(Due::CLOSED);
         self.check_at = now + self.config.timing.close;
         self.phase = Phase::Closing(Box::new(End { error, last_words }));
     }
@@ -875,7 +898,7 @@ impl Connection {
         self.phase = Phase::Lingering(end);
         self.active = None;
         self.check_at = now + self.config.timing.close;
-        self.due.shutdown = true;
+        self.due.set(Due::SHUTDOWN);
     }
 
     /// It is over, and there is nothing to say.
@@ -883,7 +906,7 @@ impl Connection {
         if self.error().is_some() {
             return self.finish(false);
         }
-        self.due.closed = true;
+        self.due.set(Due::CLOSED);
         let abort = !matches!(error, Error::ClosedByPeer { .. } | Error::Refused(_));
         let last_words = LastWords::Clear(Vec::new());
         self.phase = Phase::Over(Box::new(End { error, last_words }));
@@ -897,9 +920,11 @@ impl Connection {
             _ => unreachable!("only what is over is finished"),
         };
         self.active = None;
-        self.due.shutdown = false;
-        self.due.finished = true;
-        self.due.abort = abort;
+        self.due.take(Due::SHUTDOWN);
+        self.due.set(Due::FINISHED);
+        if abort {
+            self.due.set(Due::ABORT);
+        }
     }
 
     pub(crate) fn handshake_output(&mut self, now: Instant) -> Option<Vec<u8>> {
@@ -940,6 +965,11 @@ impl Connection {
         self.look_by(now + self.config.timing.progress);
         Ok(true)
     }
+}
+
+/// Whole seconds of the clock; it takes 136 years to overflow.
+pub(crate) fn seconds(now: Instant) -> u32 {
+    u32::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
 impl Drop for Connection {

@@ -10,6 +10,11 @@ impl Connection {
         &self.config
     }
 
+    /// Whether the peer has still to answer the ping of [`Connection::probe`].
+    pub fn is_probing(&self) -> bool {
+        self.alive.is_probing()
+    }
+
     /// Bytes of application records that have not gone into frames.
     pub fn application_bytes(&self) -> usize {
         self.active

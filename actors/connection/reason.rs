@@ -9,7 +9,7 @@ use crate::identity::PeerId;
 /// Until message 3 of the handshake a refusal comes in clear and is not authenticated: whoever can forge TCP segments can
 /// forge it. [`RefusedReason::is_by_the_peer`] tells the two apart.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RefusedReason {
     /// The node runs another application, or another version of the application's protocol.
     #[error("the node there speaks another application protocol")]
@@ -86,7 +86,7 @@ impl RefusedReason {
 
 /// Why a connection that had been announced is gone.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DisconnectReason {
     /// This node's user asked for it.
     #[error("disconnected by this node")]

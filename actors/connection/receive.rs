@@ -6,7 +6,7 @@ use super::bulk::BulkEvent;
 use super::cipher::CipherError;
 use super::error::{CloseCode, Error, Fault, shown_reason};
 use super::frame::{FRAME_HEADER_BYTES, frame_bytes};
-use super::machine::{APPLICATION, Active, Connection, GOSSIP, Phase, STREAM_IDS, Sink};
+use super::machine::{APPLICATION, Active, Connection, Due, GOSSIP, Phase, STREAM_IDS, Sink};
 use super::reassembly::Reassembly;
 use super::record::*;
 use super::stream::StreamId;
@@ -49,9 +49,14 @@ impl Connection {
         mut input: &mut [u8],
         sink: &mut dyn Sink,
     ) -> Result<(), Error> {
+        if input.is_empty() {
+            return Ok(());
+        }
+        // Parts of frames count as well, since a long frame may take a slow link a while. What is too slow for that
+        // is found by its progress.
+        self.alive.seen(now);
         if let Some(active) = &mut self.active
             && !active.partial.is_empty()
-            && !input.is_empty()
         {
             if !active.partial.fill(&mut input, self.suite)? {
                 return Ok(());
@@ -106,7 +111,6 @@ impl Connection {
             CipherError::Rejected => Error::from(Fault::Frame),
             CipherError::Exhausted => Error::Exhausted,
         })?;
-        self.alive.seen(now);
         self.handle_records(now, plaintext, sink)
     }
 
@@ -219,7 +223,10 @@ impl Connection {
     ) -> Result<(), Fault> {
         match record.record_type {
             // Only the latest is answered, so that a flood of pings costs no memory.
-            PING => self.pong_due = Some(record.u32()?),
+            PING => {
+                self.pong = record.u32()?;
+                self.due.set(Due::PONG);
+            }
             PONG => {
                 if let Some(rtt) = self.alive.pong(now, record.u32()?) {
                     self.rtt.sample(rtt);

@@ -5,7 +5,7 @@ use mischief_reactor::Instant;
 use super::cipher::CipherError;
 use super::error::Error;
 use super::frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_PLAINTEXT_TARGET};
-use super::machine::{APPLICATION, Active, Connection, GOSSIP, LastWords, Phase, STREAM_IDS};
+use super::machine::{APPLICATION, Connection, Due, GOSSIP, LastWords, Phase, STREAM_IDS, seconds};
 use super::record::{
     ACCEPT, CLOSE, LIMITS, PADDING, PING, PONG, RECORD_HEADER_BYTES, REKEY, WINDOW, put_record,
 };
@@ -103,7 +103,7 @@ impl Connection {
         if is_rekeying {
             self.send.rekey(self.suite);
             self.frames_since_rekey = 0;
-            self.rekeyed_at = now;
+            self.rekeyed_at = seconds(now);
         }
         if is_closing {
             self.start_lingering(now);
@@ -114,9 +114,7 @@ impl Connection {
     /// A quick look that spares idle connections the rest.
     fn has_something(&self) -> bool {
         self.active.is_some()
-            || self.due.accept
-            || self.due.limits
-            || self.pong_due.is_some()
+            || self.due.has_any(Due::RECORDS)
             || self.alive.has_ping()
             || !self.is_open()
             || (0..2).any(|index| self.is_grant_due(index))
@@ -133,17 +131,17 @@ impl Connection {
 
     /// Control records: few, small, and first in the frame.
     fn write_control(&mut self, now: Instant, out: &mut Vec<u8>, end: usize) {
-        if std::mem::take(&mut self.due.accept) {
+        if self.due.take(Due::ACCEPT) {
             put_record(out, ACCEPT, &[]);
         }
         if !self.is_open() {
             return;
         }
-        if std::mem::take(&mut self.due.limits) {
+        if self.due.take(Due::LIMITS) {
             put_record(out, LIMITS, &[&self.message_max.to_be_bytes()]);
         }
-        if let Some(token) = self.pong_due.take() {
-            put_record(out, PONG, &[&token.to_be_bytes()]);
+        if self.due.take(Due::PONG) {
+            put_record(out, PONG, &[&self.pong.to_be_bytes()]);
         }
         if let Some(token) = self.alive.take_ping(now) {
             put_record(out, PING, &[&token.to_be_bytes()]);
@@ -195,9 +193,11 @@ impl Connection {
         let LastWords::Close(code, reason) = &closing.last_words else {
             return false;
         };
-        let has_ready_bulk = |active: &Box<Active>| active.bulk.is_ready();
-        let is_flushed =
-            self.queued_bytes() == 0 && !self.active.as_ref().is_some_and(has_ready_bulk);
+        let has_ready_bulk = match &self.active {
+            Some(active) => active.bulk.is_ready(),
+            None => false,
+        };
+        let is_flushed = self.queued_bytes() == 0 && !has_ready_bulk;
         let bytes = RECORD_HEADER_BYTES + 2 + reason.len();
         if !is_flushed || out.len() + bytes > end {
             return false;
@@ -227,6 +227,6 @@ impl Connection {
             return false;
         }
         self.frames_since_rekey + 1 >= timing.rekey_frames
-            || now.saturating_duration_since(self.rekeyed_at) >= timing.rekey
+            || u64::from(seconds(now).saturating_sub(self.rekeyed_at)) >= timing.rekey.as_secs()
     }
 }

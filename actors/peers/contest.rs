@@ -36,7 +36,7 @@ pub(super) enum Wait {
         /// says nothing: another ping is needed.
         is_stale: bool,
     },
-    /// The peer's verdict on `proposed`, for which the inbound connection is held.
+    /// The peer's verdict on `proposed`, for which the others have to wait.
     Hold {
         deadline: Instant,
     },
@@ -73,8 +73,8 @@ pub(super) struct Contest<C> {
     pub(super) held: Vec<Candidate<C>>,
     /// We dialled and the peer is known, but message 3 has not been sent: the peer does not know us.
     pub(super) parked: Vec<Candidate<C>>,
-    /// Kept connections that were told to close. Nothing is decided before they have: their ends could still answer the
-    /// peer's pings and so make it refuse what we begin next.
+    /// Connections that the peer may believe in and that were told to close. Nothing is decided before they have: their
+    /// ends could still answer the peer's pings and so make it refuse what we begin next.
     pub(super) closing: Vec<C>,
     pub(super) wait: Wait,
 }
@@ -135,11 +135,5 @@ impl<C: Copy + Eq> Contest<C> {
             .or_else(|| self.accepted.take_if(is_it))
             .or_else(|| self.held.extract_if(.., is_it).next())
             .or_else(|| self.parked.extract_if(.., is_it).next())
-    }
-
-    /// Every connection of the contest.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = &Candidate<C>> {
-        let dialled = self.proposed.iter().chain(&self.accepted);
-        dialled.chain(&self.held).chain(&self.parked)
     }
 }

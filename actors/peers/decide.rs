@@ -41,9 +41,11 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             if matches!(contest.wait, Wait::Probe { .. }) {
                 contest.wait = Wait::Nothing;
             }
+            let is_ours_first = !contest.held.is_empty() && self.own < peer;
+            let is_next_parked = contest.held.is_empty() && !contest.parked.is_empty();
             if let Some(candidate) = contest.accepted.take() {
                 self.keep(now, candidate);
-            } else if !contest.held.is_empty() && contest.proposed.is_some() && self.own < peer {
+            } else if contest.proposed.is_some() && (is_ours_first || is_next_parked) {
                 if !matches!(contest.wait, Wait::Hold { .. }) {
                     let deadline = now + self.limits.hold_deadline;
                     contest.wait = Wait::Hold { deadline };
@@ -139,29 +141,46 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         let Some(contest) = self.contests.get_mut(peer) else {
             return;
         };
-        let mut candidates = contest.take_challengers();
-        candidates.extend(contest.proposed.take());
+        let proposed = contest.proposed.take();
+        let given_up = proposed.into_iter().chain(contest.accepted.take());
+        let given_up: Vec<_> = given_up.collect();
+        let challengers = contest.take_challengers();
         if contest.is_empty() {
             self.contests.remove(peer);
         }
-        for candidate in candidates {
+        for candidate in given_up {
+            self.give_up(candidate, reason);
+        }
+        for candidate in challengers {
             self.refuse(candidate, reason);
         }
+    }
+
+    /// Refuses a connection that the peer may already believe in.
+    pub(super) fn give_up(&mut self, candidate: Candidate<C>, reason: RefusedReason) {
+        let (connection, peer) = (candidate.connection, candidate.introduction.peer);
+        self.refuse(candidate, reason);
+        self.await_close(connection, peer);
+    }
+
+    /// [`Peers::settle`] decides nothing about the peer before this connection has closed.
+    fn await_close(&mut self, connection: C, peer: PeerId) {
+        self.undecided.insert(connection, peer);
+        self.contest(peer).closing.push(connection);
     }
 
     pub(super) fn contest(&mut self, peer: PeerId) -> &mut Contest<C> {
         self.contests.entry(peer).or_insert_with(Contest::new)
     }
 
-    /// Closes a kept connection. [`Peers::settle`] decides nothing about the peer before that has been done.
+    /// Closes a kept connection.
     pub(super) fn drop_kept(&mut self, now: Instant, kept: PeerRef, reason: DisconnectReason) {
         let (Some(peer), Some(connection)) = (self.table.id(kept), self.table.connection(kept))
         else {
             return;
         };
         self.orders.push_back(Order::Close { connection, reason });
-        self.undecided.insert(connection, peer);
-        self.contest(peer).closing.push(connection);
+        self.await_close(connection, peer);
         self.forget_kept(now, kept, reason);
     }
 

@@ -21,8 +21,8 @@ pub struct PeersLimits {
     pub dial_deadline: Duration,
     /// How long a kept connection has to answer a ping when another connection to the same peer wants its place.
     pub probe_deadline: Duration,
-    /// How long an inbound connection is held for the outcome of our own to the same peer. Longer than `probe_deadline`,
-    /// because the peer may be probing meanwhile.
+    /// How long other connections to a peer wait for its verdict on ours. Longer than `probe_deadline`, because the peer may be
+    /// probing meanwhile; well below the deadline of a handshake, because theirs runs.
     pub hold_deadline: Duration,
     /// How long connections have to report their figures.
     pub report_deadline: Duration,

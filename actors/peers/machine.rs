@@ -296,7 +296,7 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         let older = contest.accepted.replace(candidate);
         contest.wait.handle_challenger();
         if let Some(older) = older {
-            self.refuse(older, RefusedReason::Duplicate);
+            self.give_up(older, RefusedReason::Duplicate);
         }
         self.settle(now, peer);
     }
@@ -423,7 +423,7 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             }
             Wait::Hold { .. } => {
                 if let Some(candidate) = contest.proposed.take() {
-                    self.refuse(candidate, RefusedReason::Duplicate);
+                    self.give_up(candidate, RefusedReason::Duplicate);
                 }
             }
             Wait::Nothing => {}
@@ -440,30 +440,20 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             let endpoint = endpoint.clone().expect("the dial was there");
             self.answer_connect(asked.request, Err(ConnectError::TimedOut { endpoint }));
         }
-        let of_dial = |contest: &Contest<C>| {
-            let candidate = contest
-                .candidates()
-                .find(|candidate| candidate.dial == Some(dial))?;
-            // One that the peer has accepted is no longer the dial's.
-            let is_accepted = contest
-                .accepted
-                .as_ref()
-                .is_some_and(|accepted| accepted.connection == candidate.connection);
-            (!is_accepted).then_some(candidate.connection)
-        };
-        let found = self
-            .contests
-            .iter()
-            .find_map(|(peer, contest)| Some((*peer, of_dial(contest)?)));
-        if let Some((peer, connection)) = found {
-            let candidate = self
-                .contests
-                .get_mut(&peer)
-                .and_then(|contest| contest.take(connection));
-            self.refuse(
-                candidate.expect("it was just found"),
-                RefusedReason::CalledOff,
-            );
+        // One that the peer has accepted is no longer the dial's.
+        let is_of_dial = |candidate: &mut Candidate<C>| candidate.dial == Some(dial);
+        let late = self.contests.iter_mut().find_map(|(peer, contest)| {
+            let proposed = contest.proposed.take_if(is_of_dial);
+            let parked = contest.parked.extract_if(.., is_of_dial).next();
+            (proposed.is_some() || parked.is_some()).then_some((*peer, proposed, parked))
+        });
+        if let Some((peer, proposed, parked)) = late {
+            if let Some(proposed) = proposed {
+                self.give_up(proposed, RefusedReason::CalledOff);
+            }
+            if let Some(parked) = parked {
+                self.refuse(parked, RefusedReason::CalledOff);
+            }
             self.settle(now, peer);
         }
     }

@@ -292,7 +292,7 @@ pub(crate) struct Extras {
     pub(crate) restarts: u32,
     pub(crate) window_start: Instant,
     pub(crate) restarts_total: u32,
-    /// Messages that came while it was restarting.
+    /// Messages that came while it was restarting, counted as if they still stood in the run-queue.
     pub(crate) parked: Vec<Slot>,
     /// Who is told when it ends.
     pub(crate) watchers: IdSet,

@@ -141,6 +141,8 @@ pub struct Core {
     pub(crate) flush_due: Vec<ActorId>,
     /// Actors of this core that wait for room in one of its own queues, and for whom they have messages.
     pub(crate) way_askers: Vec<(ActorId, ActorId)>,
+    /// Which of several askers is told first.
+    pub(crate) asker_first: usize,
     pub(crate) outboxes: Vec<Vec<Slot>>,
     pub(crate) spare: Vec<Vec<Slot>>,
     pub(crate) asks: Slab<PendingAsk>,
@@ -214,6 +216,7 @@ impl Core {
             starved: VecDeque::new(),
             flush_due: Vec::new(),
             way_askers: Vec::new(),
+            asker_first: 0,
             outboxes: (0..cores).map(|_| Vec::new()).collect(),
             spare: Vec::new(),
             asks: Slab::new(),
@@ -497,7 +500,7 @@ impl Core {
         };
         if self.shared.cores[core].is_gone() {
             for slot in batch.drain(..) {
-                self.lose(slot);
+                self.lose_unsent(slot);
             }
         }
         let empty = std::mem::replace(&mut self.outboxes[core], batch);
@@ -555,7 +558,7 @@ impl Core {
         self.batch_next = 0;
         for core in 0..self.outboxes.len() {
             for slot in std::mem::take(&mut self.outboxes[core]) {
-                self.lose(slot);
+                self.lose_unsent(slot);
             }
         }
         for (_, (answer, _)) in std::mem::take(&mut self.expiring) {
@@ -565,11 +568,9 @@ impl Core {
         self.remote().room.notify();
     }
 
-    /// Drops a message that can no longer reach its core's run-queue, or leave it.
-    pub(crate) fn lose(&mut self, slot: Slot) {
-        if !slot.is_system {
-            self.queued_bytes -= slot.bytes as isize;
-        }
+    /// Drops a message that can no longer reach another core.
+    fn lose_unsent(&mut self, slot: Slot) {
+        self.queued_bytes -= slot.bytes as isize;
         self.undeliverable(slot);
     }
 

@@ -259,42 +259,35 @@ impl Core {
     fn deliver(&mut self, slot: Slot) -> Option<(ActorId, StopReason)> {
         let id = slot.to;
         self.stats.messages = self.stats.messages.wrapping_add(1);
-        if !slot.is_system {
-            self.queued_bytes -= slot.bytes as isize;
-            if slot.is_remote {
-                self.owe(id.index(), slot.bytes);
+        match self.cells.get(id.index()) {
+            Some(cell) if cell.generation == id.generation() => match cell.state {
+                State::Running | State::Draining | State::Closing => {}
+                State::Starting => {
+                    if let Some(failed) = self.start(id) {
+                        self.park(slot);
+                        return Some(failed);
+                    }
+                }
+                State::Restarting => {
+                    self.park(slot);
+                    return None;
+                }
+                State::Free => {
+                    self.lose(slot);
+                    return None;
+                }
+            },
+            _ => {
+                self.lose(slot);
+                return None;
             }
         }
-        let Some(cell) = self
-            .cells
-            .get_mut(id.index())
-            .filter(|cell| cell.generation == id.generation())
-        else {
-            self.undeliverable(slot);
-            return None;
-        };
+        self.discount(&slot);
+        let cell = &mut self.cells[id.index()];
         if !slot.is_remote && !slot.is_system {
             cell.queued -= 1;
             cell.queued_bytes = cell.queued_bytes.saturating_sub(slot.bytes);
         }
-        match cell.state {
-            State::Running | State::Draining | State::Closing => {}
-            State::Starting => {
-                if let Some(failed) = self.start(id) {
-                    self.park(slot);
-                    return Some(failed);
-                }
-            }
-            State::Restarting => {
-                self.park(slot);
-                return None;
-            }
-            State::Free => {
-                self.undeliverable(slot);
-                return None;
-            }
-        }
-        let cell = &mut self.cells[id.index()];
         let actor = cell.actor?;
         // An address of another runtime may fit an actor of another type.
         if !slot.vtable.is(actor.vtable().message) {
@@ -313,20 +306,30 @@ impl Core {
         }
     }
 
-    /// Keeps a message for an actor that is being made anew.
-    fn park(&mut self, mut slot: Slot) {
-        let Some(cell) = self.cell_mut(slot.to) else {
-            return self.undeliverable(slot);
-        };
-        if !slot.is_system {
-            // While parked it counts as local, whatever lane it came by.
-            slot.is_remote = false;
-            cell.queued += 1;
-            cell.queued_bytes = cell.queued_bytes.saturating_add(slot.bytes);
-            self.queued_bytes += slot.bytes as isize;
+    /// Takes a message off what this core and the actor's remote gauge count.
+    #[inline]
+    fn discount(&mut self, slot: &Slot) {
+        if slot.is_system {
+            return;
         }
-        let cell = &mut self.cells[slot.to.index()];
-        cell.extras().parked.push(slot);
+        self.queued_bytes -= slot.bytes as isize;
+        if slot.is_remote {
+            self.owe(slot.to.index(), slot.bytes);
+        }
+    }
+
+    /// Drops a message from the run-queue whose actor has ended.
+    pub(crate) fn lose(&mut self, slot: Slot) {
+        self.discount(&slot);
+        self.undeliverable(slot);
+    }
+
+    /// Keeps a message for an actor that is being made anew. It goes on to count as waiting.
+    fn park(&mut self, slot: Slot) {
+        match self.cell_mut(slot.to) {
+            Some(cell) => cell.extras().parked.push(slot),
+            None => self.lose(slot),
+        }
     }
 
     /// Puts parked messages before everything else that waits, as they came before it.
@@ -380,7 +383,7 @@ impl Core {
     /// gauge of their own, which changes only where what is owed is settled.
     pub(crate) fn tell_askers(&mut self, index: usize, is_settled: bool) {
         let limits = self.shared.limits.mailbox;
-        let (here, turn) = (self.index, self.stats.turns as usize);
+        let here = self.index;
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
@@ -413,7 +416,8 @@ impl Core {
         cell.has_askers = !extras.askers.is_empty();
         let target = ActorId::new(here, index as u32, cell.generation);
         // The first to be told may take all the room, so it must not always be the same one.
-        let first = turn % told.len();
+        self.asker_first = self.asker_first.wrapping_add(1);
+        let first = self.asker_first % told.len();
         told.rotate_left(first);
         for asker in told {
             self.tell_ready(asker, target);

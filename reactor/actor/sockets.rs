@@ -386,10 +386,7 @@ impl Core {
     fn read_stream(&mut self, socket: SocketId) {
         let mut buffer = self.take_read_buffer();
         let mut left = self.shared.limits.read_budget;
-        loop {
-            let Some(owner) = self.owner_of(socket) else {
-                break;
-            };
+        while let Some(owner) = self.owner_of(socket) {
             let state = &self.sockets[socket.index as usize];
             if state.is_paused || state.is_read_closed {
                 break;

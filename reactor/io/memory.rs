@@ -16,18 +16,27 @@ pub enum MemoryKind {
     Payloads,
 }
 
-const KINDS: [MemoryKind; 4] = [
-    MemoryKind::Queues,
-    MemoryKind::SendBuffers,
-    MemoryKind::Reassembly,
-    MemoryKind::Payloads,
-];
+pub(crate) const KINDS: usize = 4;
+
+impl MemoryKind {
+    pub(crate) const ALL: [MemoryKind; KINDS] = [
+        MemoryKind::Queues,
+        MemoryKind::SendBuffers,
+        MemoryKind::Reassembly,
+        MemoryKind::Payloads,
+    ];
+
+    /// The kind whose number it is.
+    pub(crate) fn from_index(index: u8) -> MemoryKind {
+        MemoryKind::ALL[usize::from(index)]
+    }
+}
 
 /// The accounting behind [`Limits::memory_max`](crate::Limits::memory_max): what is held, by kind, over all cores.
 #[derive(Debug)]
 pub struct MemoryBudget {
     max: usize,
-    used: [AtomicUsize; KINDS.len()],
+    used: [AtomicUsize; KINDS],
 }
 
 impl MemoryBudget {
@@ -61,14 +70,19 @@ impl MemoryBudget {
 
     /// Bytes held.
     pub fn used(&self) -> usize {
-        KINDS.iter().map(|kind| self.used_for(*kind)).sum()
+        usize::try_from(self.balance()).unwrap_or(0)
+    }
+
+    /// Bytes held, below zero when something was given back on one core that another has not reported as taken yet.
+    pub(crate) fn balance(&self) -> isize {
+        let balance = |used: &AtomicUsize| used.load(Ordering::Relaxed) as isize;
+        self.used.iter().map(balance).fold(0, isize::wrapping_add)
     }
 
     /// Bytes held for one purpose.
     pub fn used_for(&self, kind: MemoryKind) -> usize {
-        // Two cores tell of a message between them each in its own time, so it may be discounted before it is counted.
-        let used = self.used[kind as usize].load(Ordering::Relaxed) as isize;
-        used.max(0) as usize
+        let used = self.used[kind as usize].load(Ordering::Relaxed);
+        usize::try_from(used as isize).unwrap_or(0)
     }
 
     /// The bound.

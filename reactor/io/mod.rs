@@ -3,9 +3,11 @@
 //! - `driver`: the contract between the actors and the outside world.
 //! - `system`: that contract on a real machine, over any selector (`select`): `mio` or `polling`.
 //! - `socket`, `udp`, `disk`, `resolver`: its parts. `os`: what differs between systems, and all of its calls.
-//! - `offload`: threads for blocking work. `wheel`: timers. `memory`: the accounting of what traffic makes us hold.
-//! - `doorbell`: a descriptor for loops that are not ours. `signals`: what asks the process to end.
+//! - `offload`: threads for blocking work. `wheel`: timers.
+//! - `memory`: the accounting of what traffic makes us hold. `buffer`: pooled buffers and payloads, counted there.
+//! - `doorbell`: a descriptor by which loops that are not ours are woken. `signals`: how a system ends a program.
 
+mod buffer;
 mod disk;
 pub mod doorbell;
 pub mod driver;
@@ -27,6 +29,7 @@ pub mod wheel;
 
 use std::io;
 
+pub use buffer::{Buffer, BufferPool, CACHED_MAX, POOLED_MAX, Payload};
 pub use disk::SystemDisk;
 #[cfg(feature = "driver-mio")]
 pub use mio::{MioDriver, MioSelector};

@@ -28,6 +28,8 @@ mod info;
 mod launch;
 mod outgoing;
 mod pending;
+#[cfg(test)]
+mod tests;
 mod wiring;
 
 use std::fmt;

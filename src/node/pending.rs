@@ -254,12 +254,21 @@ impl Broadcast {
         let hub = self.hub.clone();
         match block_on(&hub, timeout, &mut |task| self.poll_all(task)) {
             Ok(result) => result,
-            Err(WaitError::TimedOut) => Ok(Delivered {
-                sent: self.known.sent,
-                failed: self.known.failed + self.open.len(),
-            }),
+            Err(WaitError::TimedOut) => Ok(self.count_now()),
             Err(error) => Err(as_send_error(error)),
         }
+    }
+
+    /// What is known now; the rest counts as failed.
+    fn count_now(mut self) -> Delivered {
+        let mut task = TaskContext::from_waker(Waker::noop());
+        for mut fate in self.open {
+            match Pin::new(&mut fate).poll(&mut task) {
+                Poll::Ready(result) => self.known.add(&result),
+                Poll::Pending => self.known.failed += 1,
+            }
+        }
+        self.known
     }
 
     fn poll_all(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Delivered, SendError>> {

@@ -72,7 +72,7 @@ fn nothing_is_announced_before_both_sides_have_accepted() {
     );
     assert_eq!(
         pair.dialler.connection.send(Kind::Text, "", b"early"),
-        Err(SendError::NotOpen)
+        Err(QueueError::NotOpen)
     );
     pair.dialler.connection.accept(pair.now);
     pair.run();
@@ -273,7 +273,13 @@ fn a_replayed_first_message_leads_nowhere() {
         &mut Seeded(99),
         None,
     ));
-    again.receive(pair.now, &recorded);
+    let (first, third) = recorded.split_at(PREFACE_BYTES + 2 + MESSAGE_1_BYTES);
+    again.receive(pair.now, first);
+    assert_eq!(
+        again.transmit(pair.now)[..PREFACE_BYTES],
+        pair.responder.sent[..PREFACE_BYTES]
+    );
+    again.receive(pair.now, third);
     assert_eq!(refusal(&again), &Error::from(Fault::Handshake));
     assert!(again.inbox.received.is_empty());
     assert!(
@@ -436,7 +442,7 @@ fn bytes_before_their_turn_end_a_handshake() {
     let early = [first, third].concat();
     assert_eq!(
         refusal(&play(0, &early).responder),
-        &Error::from(Fault::Handshake)
+        &Error::from(Fault::OutOfTurn)
     );
     let mut pair = Pair::new(config(1), config(2));
     pair.dialler.accepts = false;

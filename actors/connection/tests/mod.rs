@@ -3,6 +3,8 @@
 
 mod flow;
 mod handshake;
+mod hostile;
+mod interop;
 mod messages;
 
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
+use super::QueueError as SendError;
 use super::*;
 use crate::identity::Identity;
 
@@ -197,6 +200,19 @@ impl Side {
         self.sent.extend_from_slice(&out);
         self.drain(now);
         out
+    }
+
+    /// A frame with any inside, under this side's keys.
+    pub(crate) fn seal(&mut self, plaintext: &[u8]) -> Vec<u8> {
+        let mut frame = [&[0, 0], plaintext].concat();
+        let connection = &mut self.connection;
+        connection
+            .send
+            .seal(connection.suite, &mut frame, 2)
+            .unwrap();
+        let length = u16::try_from(frame.len() - 2).unwrap();
+        frame[..2].copy_from_slice(&length.to_be_bytes());
+        frame
     }
 
     #[track_caller]
