@@ -67,6 +67,7 @@ pub(crate) struct Settings {
     pub(crate) max_inbound: Option<u32>,
     pub(crate) cores: usize,
     pub(crate) network_key: Option<NetworkKey>,
+    pub(crate) aes_hardware: Option<bool>,
     pub(crate) limits: Limits,
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
@@ -121,6 +122,7 @@ impl NodeBuilder {
             max_inbound: None,
             cores: 1,
             network_key: None,
+            aes_hardware: None,
             limits: Limits::default(),
             callbacks: Callbacks::default(),
             runtime: None,
@@ -208,6 +210,13 @@ impl NodeBuilder {
     /// The key of a private network: only nodes with the same key connect.
     pub fn network_key(mut self, key: NetworkKey) -> NodeBuilder {
         self.0.network_key = Some(key);
+        self
+    }
+
+    /// Whether to offer AES-256-GCM, which is used when both sides offer it and ChaCha20-Poly1305 otherwise. Without this a
+    /// node offers it where the processor computes it in hardware, and in a simulation never.
+    pub fn aes_hardware(mut self, is_offered: bool) -> NodeBuilder {
+        self.0.aes_hardware = Some(is_offered);
         self
     }
 

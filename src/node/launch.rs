@@ -183,7 +183,9 @@ impl ConfigMaker {
             protocol: ProtocolHash::new(name, version).ok_or(StartError::BadProtocol)?,
             reassembly: ByteBudget::new(settings.limits.reassembly_bytes_max),
             // What a simulation does must not depend on the machine it runs on.
-            aes_hardware: !handle.is_simulated() && has_aes_hardware(),
+            aes_hardware: settings
+                .aes_hardware
+                .unwrap_or_else(|| !handle.is_simulated() && has_aes_hardware()),
         })
     }
 
