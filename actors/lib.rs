@@ -4,3 +4,4 @@
 
 pub mod connection;
 pub mod identity;
+pub mod peers;

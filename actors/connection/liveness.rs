@@ -121,6 +121,11 @@ impl KeepAlive {
         }
     }
 
+    /// Whether the ping of [`KeepAlive::probe`] is not answered yet.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.is_probing
+    }
+
     /// Asks for a ping now that has to be answered soon.
     pub(crate) fn probe(&mut self, now: Instant) {
         self.state = State::Due;

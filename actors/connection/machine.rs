@@ -77,7 +77,7 @@ pub struct Accepted {
 /// Why something was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SendError {
+pub enum QueueError {
     /// The connection is not open yet, or no longer.
     #[error("the connection is not open")]
     NotOpen,
@@ -462,13 +462,13 @@ impl Connection {
 
     /// Queues an application message, whole or not at all.
     #[inline]
-    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, SendError> {
+    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, QueueError> {
         check_outgoing(kind, name, body)?;
         self.check_size(body.len())?;
         let high = self.config.limits.send_queue_high;
         let queue = &mut self.open_active()?.queues[APPLICATION];
         if !queue.has_room(high) {
-            return Err(SendError::Full);
+            return Err(QueueError::Full);
         }
         let added = queue.append_message(MESSAGE_JSON, Label::Name(kind, name), body);
         self.queued += added as u64;
@@ -476,7 +476,7 @@ impl Connection {
     }
 
     /// Queues application messages that were encoded elsewhere, all or none. Gives them back if they are refused.
-    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (SendError, Encoded)> {
+    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (QueueError, Encoded)> {
         if let Err(error) = self.check_size(encoded.body_max as usize) {
             return Err((error, encoded));
         }
@@ -486,7 +486,7 @@ impl Connection {
             Err(error) => return Err((error, encoded)),
         };
         if !queue.has_room(high) {
-            return Err((SendError::Full, encoded));
+            return Err((QueueError::Full, encoded));
         }
         let length = encoded.len() as u64;
         if length > 0 {
@@ -508,9 +508,9 @@ impl Connection {
         class: Class,
         channel: u8,
         body: &[u8],
-    ) -> Result<Accepted, SendError> {
+    ) -> Result<Accepted, QueueError> {
         let limits = self.config.limits;
-        let too_large = |max: usize| SendError::TooLarge {
+        let too_large = |max: usize| QueueError::TooLarge {
             size: body.len(),
             max: max as u32,
         };
@@ -521,19 +521,19 @@ impl Connection {
                 }
                 let queue = &mut self.open_active()?.control;
                 if !queue.has_room(CONTROL_QUEUE_MAX) {
-                    return Err(SendError::Full);
+                    return Err(QueueError::Full);
                 }
                 queue.append(|out| put_record(out, CONTROL, &[&[channel], body]));
                 return Ok(Accepted { end: self.queued });
             }
             Class::Application => (APPLICATION, MESSAGE_JSON, limits.send_queue_high),
             Class::Gossip => (GOSSIP, GOSSIP_BASE, limits.gossip_queue_high),
-            Class::Bulk => return Err(SendError::Stream),
+            Class::Bulk => return Err(QueueError::Stream),
         };
         self.check_size(body.len())?;
         let queue = &mut self.open_active()?.queues[index];
         if !queue.has_room(high) {
-            return Err(SendError::Full);
+            return Err(QueueError::Full);
         }
         let added = queue.append_message(base, Label::Channel(channel), body);
         if index == APPLICATION {
@@ -543,19 +543,19 @@ impl Connection {
     }
 
     /// Opens a bulk stream to the peer. `header`: up to 1 KiB that the other subsystem reads first.
-    pub fn open_bulk(&mut self, channel: u8, header: &[u8]) -> Result<StreamId, SendError> {
+    pub fn open_bulk(&mut self, channel: u8, header: &[u8]) -> Result<StreamId, QueueError> {
         if header.len() > BULK_HEADER_MAX {
-            return Err(SendError::TooLarge {
+            return Err(QueueError::TooLarge {
                 size: header.len(),
                 max: BULK_HEADER_MAX as u32,
             });
         }
         let (limits, opened) = (self.peer, self.bulk_opened);
         let id = StreamId::BULK_FIRST.0.checked_add(opened);
-        let id = id.ok_or(SendError::Stream)?;
+        let id = id.ok_or(QueueError::Stream)?;
         let bulk = &mut self.open_active()?.bulk;
         if bulk.outgoing_count() >= usize::from(limits.bulk_streams_max) {
-            return Err(SendError::Stream);
+            return Err(QueueError::Stream);
         }
         bulk.open(id, channel, header, limits.window);
         self.bulk_opened += 1;
@@ -564,31 +564,31 @@ impl Connection {
 
     /// Queues data on a bulk stream, all of it while the stream's queue is below its high mark. If it was taken, `data`
     /// is left as an empty buffer, often one with memory that was used before.
-    pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), SendError> {
+    pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), QueueError> {
         let high = self.config.limits.bulk_queue_high;
         match self.open_active()?.bulk.write(stream.0, data, high) {
             Some(true) => Ok(()),
-            Some(false) => Err(SendError::Full),
-            None => Err(SendError::Stream),
+            Some(false) => Err(QueueError::Full),
+            None => Err(QueueError::Stream),
         }
     }
 
     /// Ends our bulk stream after what is queued on it.
-    pub fn end_bulk(&mut self, stream: StreamId) -> Result<(), SendError> {
+    pub fn end_bulk(&mut self, stream: StreamId) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.end(stream.0);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Gives our bulk stream up; what is queued on it is dropped.
-    pub fn reset_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), SendError> {
+    pub fn reset_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.reset(stream.0, code);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Wants no more of the peer's bulk stream. `code` is for the other subsystem; 0 means that all was taken.
-    pub fn stop_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), SendError> {
+    pub fn stop_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
         let is_done = self.open_active()?.bulk.stop(stream.0, code);
-        is_done.then_some(()).ok_or(SendError::Stream)
+        is_done.then_some(()).ok_or(QueueError::Stream)
     }
 
     /// Gives the peer credit for received bytes that are done with: the `credit` of a message, or the length of
@@ -706,17 +706,17 @@ impl Connection {
         phase + self.active.as_ref().map_or(0, |active| active.heap_bytes())
     }
 
-    fn check_size(&self, size: usize) -> Result<(), SendError> {
+    fn check_size(&self, size: usize) -> Result<(), QueueError> {
         let max = self.peer.message_max;
         if size > max as usize && self.is_open() {
-            return Err(SendError::TooLarge { size, max });
+            return Err(QueueError::TooLarge { size, max });
         }
         Ok(())
     }
 
-    fn open_active(&mut self) -> Result<&mut Active, SendError> {
+    fn open_active(&mut self) -> Result<&mut Active, QueueError> {
         if !self.is_open() {
-            return Err(SendError::NotOpen);
+            return Err(QueueError::NotOpen);
         }
         Ok(self.active.get_or_insert_default())
     }

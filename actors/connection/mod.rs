@@ -29,19 +29,32 @@
 //! - `stream.rs`, `queue.rs`, `reassembly.rs`, `bulk.rs`: windows and what waits in either direction.
 //! - `liveness.rs`: pings and round-trip times.
 //! - `config.rs`, `error.rs`: what is set, and what goes wrong.
+//! - `dial.rs`, `endpoint.rs`: happy-eyeballs dialling of one node over several addresses, as a user types them.
+//! - `admission.rs`: which inbound sockets may wait and which may run a handshake, shared by all cores.
+//! - `dial_error.rs`, `reason.rs`, `verdict.rs`: why a dial failed, a peer was refused, a connection ended.
+//! - `link.rs`: the piece of locked memory that a connection shares with the threads outside.
+//! - `actor.rs`, `actor/`: the shells: connection, listener, dialler.
 
+pub mod actor;
+pub mod admission;
 mod bulk;
 mod cipher;
 mod config;
+pub mod dial;
+pub mod dial_error;
+pub mod endpoint;
 mod error;
 mod frame;
 mod handshake;
 mod hello;
+mod link;
 mod liveness;
 mod machine;
 mod noise;
+mod observe;
 mod preface;
 mod queue;
+pub mod reason;
 mod reassembly;
 mod receive;
 mod record;
@@ -49,6 +62,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod verdict;
 
 pub use bulk::BulkEvent;
 pub use cipher::{KEY_BYTES, Suite, TAG_BYTES};
@@ -62,8 +76,9 @@ pub use error::{
 pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_PLAINTEXT_TARGET};
 pub use handshake::Authenticated;
 pub use hello::{About, HELLO_MAX, Hello, LISTEN_MAX, NAME_MAX};
+pub use link::{Deliver, LINK_QUEUE_HIGH, Link, ROOM_WAITERS_MAX, SendError, Sent, Taken};
 pub use liveness::Rtt;
-pub use machine::{Accepted, CONTROL_QUEUE_MAX, Connection, Event, SendError, Sink};
+pub use machine::{Accepted, CONTROL_QUEUE_MAX, Connection, Event, QueueError, Sink};
 pub use noise::{
     DH_BYTES, HASH_BYTES, MESSAGE_1_BYTES, MESSAGE_1_PSK_BYTES, MESSAGE_2_BYTES, MESSAGE_3_BYTES,
     NetworkKey, Role, StaticKey,

@@ -206,6 +206,19 @@ pub struct LargeMessage {
 }
 
 impl LargeMessage {
+    /// A message that was put together elsewhere. `credit` is what giving it back is worth.
+    pub fn new(kind: Kind, name: &str, body: &[u8], credit: u32) -> LargeMessage {
+        let mut bytes = Vec::with_capacity(name.len() + body.len());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(body);
+        LargeMessage {
+            kind,
+            name_bytes: name.len(),
+            bytes,
+            credit,
+        }
+    }
+
     /// The message inside.
     pub fn message(&self) -> Message<'_> {
         let (name, body) = self.bytes.split_at(self.name_bytes);
@@ -469,6 +482,11 @@ impl Encoded {
     /// Whether there is no message inside.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// The records. Those of messages that need one alone can be gone through with [`Records::new`].
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Takes all messages out and keeps the memory.

@@ -62,7 +62,10 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        ListenOptions { backlog: 1024, reuse_port: ReusePort::No }
+        ListenOptions {
+            backlog: 1024,
+            reuse_port: ReusePort::No,
+        }
     }
 }
 
@@ -141,7 +144,14 @@ pub struct Transmit<'a> {
 impl<'a> Transmit<'a> {
     /// One datagram with nothing special.
     pub fn new(to: SocketAddr, data: &'a [u8]) -> Transmit<'a> {
-        Transmit { to, source: None, interface: None, ecn: Ecn::NotEct, segment_size: None, data }
+        Transmit {
+            to,
+            source: None,
+            interface: None,
+            ecn: Ecn::NotEct,
+            segment_size: None,
+            data,
+        }
     }
 }
 
@@ -205,9 +215,18 @@ pub trait Driver {
     /// Takes a waiting connection, with `TCP_NODELAY` set. The address is canonical (no v4-mapped form).
     fn tcp_accept(&mut self, listener: SocketId) -> io::Result<(SocketId, SocketAddr)>;
     /// Starts to connect. The outcome is a [`Ready`] with `writable`, after which [`Driver::take_error`] tells.
-    fn tcp_connect(&mut self, remote: SocketAddr, local: Option<SocketAddr>) -> io::Result<SocketId>;
+    fn tcp_connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> io::Result<SocketId>;
     /// Reads from a TCP socket. 0 means that the peer has shut down its writing half.
     fn read(&mut self, socket: SocketId, bytes: &mut [u8]) -> io::Result<usize>;
+    /// Whether a read of fewer bytes than asked for means that all has been read, so that the next arrival makes a new
+    /// edge (Linux TCP, unless the peer has closed or an error is pending).
+    fn short_read_drains(&self) -> bool {
+        false
+    }
     /// Writes to a TCP socket; may take fewer bytes than given.
     fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize>;
     /// Shuts down the writing half of a TCP socket.
@@ -220,6 +239,8 @@ pub trait Driver {
     fn detach(&mut self, socket: SocketId) -> Option<DetachedSocket>;
     /// Takes over a TCP connection detached from another core's driver of the same kind.
     fn attach(&mut self, socket: DetachedSocket) -> io::Result<SocketId>;
+    /// The other end's address of a TCP connection, canonical.
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr>;
     /// The local address of a socket.
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr>;
 
@@ -236,9 +257,21 @@ pub trait Driver {
     /// Sends datagrams; returns how many of `transmits` were taken. `WouldBlock` when none.
     fn udp_send(&mut self, socket: SocketId, transmits: &[Transmit<'_>]) -> io::Result<usize>;
     /// Joins (`true`) or leaves a multicast group on an interface.
-    fn udp_membership(&mut self, socket: SocketId, group: IpAddr, interface: u32, join: bool) -> io::Result<()>;
+    fn udp_membership(
+        &mut self,
+        socket: SocketId,
+        group: IpAddr,
+        interface: u32,
+        join: bool,
+    ) -> io::Result<()>;
     /// Sets the hop limit, loopback and outgoing interface of multicast sent on a socket.
-    fn udp_multicast(&mut self, socket: SocketId, ttl: u8, loopback: bool, interface: Option<u32>) -> io::Result<()>;
+    fn udp_multicast(
+        &mut self,
+        socket: SocketId,
+        ttl: u8,
+        loopback: bool,
+        interface: Option<u32>,
+    ) -> io::Result<()>;
 
     /// The interfaces as they are now.
     fn interfaces(&mut self) -> io::Result<Vec<Interface>>;
@@ -264,6 +297,12 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, path: &str) -> io::Result<()>;
     /// Makes renames and removals in a directory durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Whether a file can be read by its owner alone. Systems without file modes answer `true`; a file system without
+    /// owners gives every file an open mode and answers `false`.
+    fn is_private(&self, path: &str) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
     /// Takes an exclusive lock on a file that is held until the guard drops; `WouldBlock` if another holds it.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Any + Send>>;
 }

@@ -316,7 +316,7 @@ fn bulk_streams_carry_bytes_in_order_side_by_side() {
                 {
                     Ok(()) => sent[index] += length,
                     Err(error) => {
-                        assert_eq!((error, piece.len()), (SendError::Full, length));
+                        assert_eq!((error, piece.len()), (QueueError::Full, length));
                         break;
                     }
                 }
@@ -378,11 +378,11 @@ fn bulk_streams_are_reset_and_stopped() {
     for stream in [given_up, unwanted, StreamId(99)] {
         assert_eq!(
             connection.write_bulk(stream, &mut vec![1]),
-            Err(SendError::Stream)
+            Err(QueueError::Stream)
         );
-        assert_eq!(connection.end_bulk(stream), Err(SendError::Stream));
-        assert_eq!(connection.reset_bulk(stream, 1), Err(SendError::Stream));
-        assert_eq!(connection.stop_bulk(stream, 1), Err(SendError::Stream));
+        assert_eq!(connection.end_bulk(stream), Err(QueueError::Stream));
+        assert_eq!(connection.reset_bulk(stream, 1), Err(QueueError::Stream));
+        assert_eq!(connection.stop_bulk(stream, 1), Err(QueueError::Stream));
     }
     // Both sides reset and stop the same stream while the other's word is under way.
     let crossing = connection.open_bulk(1, b"").unwrap();
@@ -403,11 +403,11 @@ fn bulk_streams_are_limited_until_their_bytes_are_consumed() {
         connection.write_bulk(stream, &mut vec![1; 100]).unwrap();
         connection.end_bulk(stream).unwrap();
     }
-    assert_eq!(connection.open_bulk(1, b""), Err(SendError::Stream));
+    assert_eq!(connection.open_bulk(1, b""), Err(QueueError::Stream));
     pair.run();
     assert_eq!(
         pair.dialler.connection.open_bulk(1, b""),
-        Err(SendError::Stream),
+        Err(QueueError::Stream),
         "the receiver still holds the bytes"
     );
     pair.responder.consume_all();

@@ -72,7 +72,7 @@ fn nothing_is_announced_before_both_sides_have_accepted() {
     );
     assert_eq!(
         pair.dialler.connection.send(Kind::Text, "", b"early"),
-        Err(SendError::NotOpen)
+        Err(QueueError::NotOpen)
     );
     pair.dialler.connection.accept(pair.now);
     pair.run();

@@ -99,11 +99,11 @@ fn subsystems_talk_on_channels_of_three_classes() {
         .unwrap();
     assert_eq!(
         connection.send_channel(Class::Bulk, 1, b""),
-        Err(SendError::Stream)
+        Err(QueueError::Stream)
     );
     assert!(matches!(
         connection.send_channel(Class::Control, 1, &[0; 1025]),
-        Err(SendError::TooLarge { max: 1024, .. })
+        Err(QueueError::TooLarge { max: 1024, .. })
     ));
     pair.run();
     let text = |text: &str| Received::Message(Kind::Text, "".into(), text.into());
@@ -131,7 +131,7 @@ fn what_the_peer_would_not_take_is_not_sent() {
             .send(Kind::Bytes, &"n".repeat(128), &[0; 1000])
             .is_ok()
     );
-    let too_large = SendError::TooLarge {
+    let too_large = QueueError::TooLarge {
         size: 1001,
         max: 1000,
     };
@@ -142,7 +142,7 @@ fn what_the_peer_would_not_take_is_not_sent() {
     assert_eq!((refused.0, refused.1.count()), (too_large, 1));
     assert_eq!(
         connection.send(Kind::Json, &"n".repeat(1_000_000), b"1"),
-        Err(SendError::Encode(EncodeError::Name(1_000_000)))
+        Err(QueueError::Encode(EncodeError::Name(1_000_000)))
     );
     // Once trusted, the same message goes.
     pair.responder.connection.set_message_max(u32::MAX);
@@ -171,11 +171,14 @@ fn a_full_queue_refuses_whole_messages_and_tells_when_it_drains() {
     assert!(connection.queued_bytes() < 1 << 20);
     connection.send(Kind::Bytes, "", &[0; 100_000]).unwrap();
     assert!(connection.queued_bytes() > 1 << 20);
-    assert_eq!(connection.send(Kind::Bytes, "", b"x"), Err(SendError::Full));
+    assert_eq!(
+        connection.send(Kind::Bytes, "", b"x"),
+        Err(QueueError::Full)
+    );
     let encoded = Encoded::new();
     assert!(matches!(
         connection.queue_encoded(encoded),
-        Err((SendError::Full, _))
+        Err((QueueError::Full, _))
     ));
     // Gossip has room of its own.
     connection.send_channel(Class::Gossip, 1, b"x").unwrap();
@@ -234,7 +237,7 @@ fn a_closing_connection_sends_what_it_has() {
         .close(pair.now, CloseCode::ShuttingDown, "good night");
     assert_eq!(
         pair.dialler.connection.send(Kind::Bytes, "", b"late"),
-        Err(SendError::NotOpen)
+        Err(QueueError::NotOpen)
     );
     pair.run();
     assert_eq!(pair.responder.messages(), 100);

@@ -1,0 +1,454 @@
+//! Where a connection and the threads outside meet: one small piece of locked memory for each announced peer.
+//!
+//! A message to a connection costs a mailbox slot and an allocation; at millions of small messages a second that is most
+//! of the work. So outside threads encode their records straight into the link, under its lock, and the connection takes
+//! the whole buffer at once; the same for the credit of consumed messages. One poke is under way at a time.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
+use parking_lot::Mutex;
+
+use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
+use crate::identity::PeerId;
+
+/// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
+pub const LINK_QUEUE_HIGH: usize = 1 << 20;
+
+/// Senders that wait for room on one link. One more is told [`SendError::Full`] at once.
+pub const ROOM_WAITERS_MAX: usize = 1024;
+
+/// Why a message was not handed to the socket.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The peer is not connected, or its connection ended before the message was handed to the socket.
+    #[error("the peer is gone: {0}")]
+    Gone(Arc<str>),
+    /// The queue to the peer is above its high mark. Wait for room and send again.
+    #[error("the queue to the peer is full")]
+    Full,
+    /// The body is larger than the peer accepts.
+    #[error("a message of {size} bytes is larger than the {max} that the peer accepts")]
+    TooLarge {
+        /// Bytes of the body.
+        size: usize,
+        /// Bytes accepted.
+        max: usize,
+    },
+    /// The message cannot be put on the wire, whoever the peer is.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The value cannot be written as JSON.
+    #[error("the value is no JSON: {0}")]
+    BadValue(Arc<str>),
+    /// A core thread must not wait.
+    #[error("a core thread must not wait")]
+    OnCoreThread,
+    /// The time allowed for waiting was over.
+    #[error("timed out waiting for the socket to take the message")]
+    TimedOut,
+}
+
+impl SendError {
+    /// The stable name of this error in the machine interface.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SendError::Gone(_) => "gone",
+            SendError::Full => "full",
+            SendError::TooLarge { .. } => "too_large",
+            SendError::Encode(EncodeError::Body(_)) => "too_large",
+            SendError::Encode(_) | SendError::BadValue(_) => "bad_request",
+            SendError::OnCoreThread => "on_core_thread",
+            SendError::TimedOut => "timeout",
+        }
+    }
+}
+
+/// What a handle and a connection share of one announced peer.
+pub struct Link {
+    peer: PeerId,
+    connection: ActorId,
+    state: Mutex<State>,
+}
+
+struct State {
+    is_poked: bool,
+    closed: Option<Arc<str>>,
+    /// Credit of consumed messages that the connection has not taken yet.
+    consumed: u32,
+    /// Largest body that may be sent.
+    message_max: u32,
+    buffer: Option<Box<Buffer>>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    records: Encoded,
+    /// Bytes of records ever queued, and how many of them the socket has taken.
+    queued: u64,
+    sent: u64,
+    /// In rising order: who wants to know when the socket has taken how many bytes.
+    waiting: std::collections::VecDeque<(u64, Reply<Result<(), SendError>>)>,
+    room: Vec<Reply<Result<(), SendError>>>,
+}
+
+impl Link {
+    /// The link of a connection that is about to be announced.
+    pub fn new(peer: PeerId, connection: ActorId, message_max: u32) -> Arc<Link> {
+        Arc::new(Link {
+            peer,
+            connection,
+            state: Mutex::new(State {
+                is_poked: false,
+                closed: None,
+                consumed: 0,
+                message_max,
+                buffer: None,
+            }),
+        })
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &PeerId {
+        &self.peer
+    }
+
+    /// The connection actor.
+    pub fn connection(&self) -> ActorId {
+        self.connection
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn closed(&self) -> Option<Arc<str>> {
+        self.state.lock().closed.clone()
+    }
+
+    /// Queues a message, whole or not at all, and gives the place after it, for [`Sent`].
+    pub fn queue(
+        &self,
+        handle: &Handle,
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Result<u64, SendError> {
+        let mut state = self.state.lock();
+        if let Some(reason) = &state.closed {
+            return Err(SendError::Gone(reason.clone()));
+        }
+        let max = state.message_max as usize;
+        if body.len() > max {
+            return Err(SendError::TooLarge {
+                size: body.len(),
+                max,
+            });
+        }
+        let buffer = state.buffer.get_or_insert_default();
+        if buffer.records.len() >= LINK_QUEUE_HIGH {
+            return Err(SendError::Full);
+        }
+        let before = buffer.records.len();
+        buffer.records.push(kind, name, body)?;
+        buffer.queued += (buffer.records.len() - before) as u64;
+        let end = buffer.queued;
+        self.poke(handle, &mut state);
+        Ok(end)
+    }
+
+    /// Gives credit back for `bytes` of consumed messages.
+    pub fn consumed(&self, handle: &Handle, bytes: usize) {
+        let mut state = self.state.lock();
+        state.consumed = state
+            .consumed
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.poke(handle, &mut state);
+    }
+
+    fn poke(&self, handle: &Handle, state: &mut State) {
+        if !std::mem::replace(&mut state.is_poked, true) {
+            handle.poke(self.connection);
+        }
+    }
+
+    /// The place after everything that was queued so far, for [`Sent`].
+    pub fn end(&self) -> Result<u64, SendError> {
+        let state = self.state.lock();
+        match &state.closed {
+            Some(reason) => Err(SendError::Gone(reason.clone())),
+            None => Ok(state.buffer.as_ref().map_or(0, |buffer| buffer.queued)),
+        }
+    }
+
+    /// Bytes of records that wait for the connection to take them.
+    pub fn waiting(&self) -> usize {
+        let state = self.state.lock();
+        state
+            .buffer
+            .as_ref()
+            .map_or(0, |buffer| buffer.records.len())
+    }
+
+    /// Tells when there is room in the queue, which does not promise that nobody else takes it. `None`: there is now.
+    pub fn when_room(
+        &self,
+        handle: &Handle,
+    ) -> Result<Option<Answer<Result<(), SendError>>>, SendError> {
+        let mut state = self.state.lock();
+        if let Some(reason) = &state.closed {
+            return Err(SendError::Gone(reason.clone()));
+        }
+        let Some(buffer) = &mut state.buffer else {
+            return Ok(None);
+        };
+        if buffer.records.len() < LINK_QUEUE_HIGH {
+            return Ok(None);
+        }
+        if buffer.room.len() >= ROOM_WAITERS_MAX {
+            return Err(SendError::Full);
+        }
+        let (reply, answer) = OneShot::pair(handle);
+        buffer.room.push(reply);
+        Ok(Some(answer))
+    }
+
+    /// Waits until there is room in the queue, which does not promise that nobody else takes it.
+    pub fn wait_for_room(&self, handle: &Handle, timeout: Duration) -> Result<(), SendError> {
+        match self.when_room(handle)? {
+            None => Ok(()),
+            Some(answer) => answer
+                .wait_for(timeout)
+                .unwrap_or_else(|error| Err(SendError::from(error))),
+        }
+    }
+
+    // ---- the connection's side
+
+    /// What outside threads have left: credit, and if `with_records` the queued records in exchange for `spare`,
+    /// an empty buffer.
+    pub fn take(&self, with_records: bool, spare: &mut Encoded) -> Taken {
+        let mut state = self.state.lock();
+        state.is_poked = false;
+        let consumed = std::mem::take(&mut state.consumed);
+        let mut is_left = false;
+        let mut room = Vec::new();
+        if let Some(buffer) = &mut state.buffer {
+            if with_records {
+                std::mem::swap(&mut buffer.records, spare);
+                room = std::mem::take(&mut buffer.room);
+            }
+            is_left = !buffer.records.is_empty();
+        }
+        drop(state);
+        for reply in room {
+            reply.send(Ok(()));
+        }
+        Taken { consumed, is_left }
+    }
+
+    /// Notes that the socket has taken all but the last `unsent` bytes of what the connection took.
+    pub fn mark_sent(&self, unsent: usize) {
+        let mut state = self.state.lock();
+        let Some(buffer) = &mut state.buffer else {
+            return;
+        };
+        buffer.sent = buffer.queued - (buffer.records.len() + unsent) as u64;
+        let mut done = smallvec::SmallVec::<[_; 4]>::new();
+        while buffer
+            .waiting
+            .front()
+            .is_some_and(|(end, _)| *end <= buffer.sent)
+        {
+            done.extend(buffer.waiting.pop_front());
+        }
+        drop(state);
+        for (_, reply) in done {
+            reply.send(Ok(()));
+        }
+    }
+
+    /// Frees what an idle link need not hold. Call it now and then, not per message.
+    pub fn release(&self) {
+        let mut state = self.state.lock();
+        if let Some(buffer) = &mut state.buffer {
+            if buffer.records.is_empty() {
+                buffer.records = Encoded::new();
+            }
+        }
+    }
+
+    /// Sets the largest body that may be sent.
+    pub fn set_message_max(&self, max: u32) {
+        self.state.lock().message_max = max;
+    }
+
+    /// The connection has ended: whoever waits is told why.
+    pub fn close(&self, reason: Arc<str>) {
+        let mut state = self.state.lock();
+        state.closed = Some(reason.clone());
+        let buffer = state.buffer.take();
+        drop(state);
+        let Some(buffer) = buffer else { return };
+        for (_, reply) in buffer.waiting {
+            reply.send(Err(SendError::Gone(reason.clone())));
+        }
+        for reply in buffer.room {
+            reply.send(Err(SendError::Gone(reason.clone())));
+        }
+    }
+
+    fn is_sent(&self, end: u64) -> Option<Result<(), SendError>> {
+        let state = self.state.lock();
+        if let Some(buffer) = &state.buffer {
+            return (buffer.sent >= end).then_some(Ok(()));
+        }
+        let reason = state.closed.clone().unwrap_or_else(|| Arc::from("closed"));
+        Some(Err(SendError::Gone(reason)))
+    }
+
+    fn when_sent(&self, handle: &Handle, end: u64) -> Answer<Result<(), SendError>> {
+        let (reply, answer) = OneShot::pair(handle);
+        let mut state = self.state.lock();
+        match &mut state.buffer {
+            Some(buffer) if buffer.sent < end => {
+                let place = buffer.waiting.partition_point(|(other, _)| *other <= end);
+                buffer.waiting.insert(place, (end, reply));
+            }
+            Some(_) => reply.send(Ok(())),
+            None => {
+                let reason = state.closed.clone().unwrap_or_else(|| Arc::from("closed"));
+                reply.send(Err(SendError::Gone(reason)));
+            }
+        }
+        answer
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({} by {})", self.peer.short(), self.connection)
+    }
+}
+
+/// What [`Link::take`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of credit.
+    pub consumed: u32,
+    /// Records are waiting that were not taken.
+    pub is_left: bool,
+}
+
+impl From<AskError> for SendError {
+    fn from(error: AskError) -> SendError {
+        match error {
+            AskError::OnCoreThread => SendError::OnCoreThread,
+            AskError::TimedOut { .. } => SendError::TimedOut,
+            error => SendError::Gone(Arc::from(error.to_string())),
+        }
+    }
+}
+
+/// The fate of one message: done when it has been handed to the socket. A future of any executor that can also be
+/// waited for; dropping it changes nothing.
+#[must_use = "the message is on its way, but whether it was sent only this tells"]
+pub struct Sent(Progress);
+
+enum Progress {
+    Over(Option<Result<(), SendError>>),
+    Queued {
+        link: Arc<Link>,
+        handle: Handle,
+        end: u64,
+    },
+    Waiting(Answer<Result<(), SendError>>),
+}
+
+impl Sent {
+    /// The fate of a message queued up to `end`.
+    pub fn queued(link: Arc<Link>, handle: Handle, end: u64) -> Sent {
+        Sent(Progress::Queued { link, handle, end })
+    }
+
+    /// A message whose fate is known already.
+    pub fn over(result: Result<(), SendError>) -> Sent {
+        Sent(Progress::Over(Some(result)))
+    }
+
+    /// Waits until the socket has taken the message.
+    pub fn wait(self) -> Result<(), SendError> {
+        self.wait_at_most(None)
+    }
+
+    /// Waits until the socket has taken the message, at most for `timeout`.
+    pub fn wait_for(self, timeout: Duration) -> Result<(), SendError> {
+        self.wait_at_most(Some(timeout))
+    }
+
+    fn wait_at_most(self, timeout: Option<Duration>) -> Result<(), SendError> {
+        let answer = match self.0 {
+            Progress::Over(result) => return result.unwrap_or(Ok(())),
+            Progress::Queued { link, handle, end } => {
+                if let Some(result) = link.is_sent(end) {
+                    return result;
+                }
+                link.when_sent(&handle, end)
+            }
+            Progress::Waiting(answer) => answer,
+        };
+        let answer = match timeout {
+            Some(timeout) => answer.wait_for(timeout),
+            None => answer.wait(),
+        };
+        answer.unwrap_or_else(|error| Err(SendError::from(error)))
+    }
+
+    /// Whether the fate is known, and which it is.
+    pub fn try_result(&self) -> Option<Result<(), SendError>> {
+        match &self.0 {
+            Progress::Over(result) => result.clone(),
+            Progress::Queued { link, end, .. } => link.is_sent(*end),
+            Progress::Waiting(_) => None,
+        }
+    }
+}
+
+impl Future for Sent {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut self.0 {
+                Progress::Over(result) => return Poll::Ready(result.take().unwrap_or(Ok(()))),
+                Progress::Queued { link, handle, end } => {
+                    let answer = link.when_sent(handle, *end);
+                    self.0 = Progress::Waiting(answer);
+                }
+                Progress::Waiting(answer) => {
+                    return Pin::new(answer)
+                        .poll(task)
+                        .map(|answer| answer.unwrap_or_else(|error| Err(SendError::from(error))));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sent({:?})", self.try_result())
+    }
+}
+
+/// Where a connection puts the messages it has received: called on a core thread, so it must not wait.
+pub trait Deliver: Send + Sync {
+    /// A run of whole messages. Their bytes hold credit until [`Link::consumed`].
+    fn records(&self, link: &Arc<Link>, records: Records<'_>);
+
+    /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
+    fn large(&self, link: &Arc<Link>, message: LargeMessage);
+}

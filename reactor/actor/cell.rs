@@ -1,0 +1,335 @@
+//! The erased form of an actor: its place on a core.
+
+use std::any::TypeId;
+
+use super::address::IdSet;
+use super::child::{Make, Restart};
+use super::context::Context;
+use super::core::Core;
+use super::shared::NodeId;
+use super::slot::{MessageVtable, Slot};
+use super::{Actor, ActorId, Drain, Event, Failure, MailboxLimits, Reply, StopReason};
+use crate::io::wheel::TimerId;
+use crate::time::Instant;
+
+/// No actor, no socket: the end of a list that is linked by places.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// What has to be known of an actor type once its name is forgotten. Every function takes the pointer that
+/// [`ActorBox`] holds.
+pub(crate) struct ActorVtable {
+    handle: unsafe fn(*mut (), Slot, &mut Core, ActorId) -> Result<(), Failure>,
+    event: unsafe fn(*mut (), Event<'_>, &mut Core, ActorId) -> Result<(), Failure>,
+    started: unsafe fn(*mut (), &mut Core, ActorId) -> Result<(), Failure>,
+    stopping: unsafe fn(*mut (), &StopReason, &mut Core, ActorId) -> Drain,
+    heap_bytes: unsafe fn(*const ()) -> usize,
+    drop: unsafe fn(*mut ()),
+    pub(crate) message: &'static MessageVtable,
+    pub(crate) type_id: TypeId,
+    pub(crate) type_name: fn() -> &'static str,
+    pub(crate) size: usize,
+}
+
+impl ActorVtable {
+    pub(crate) fn of<A: Actor>() -> &'static ActorVtable {
+        const {
+            &ActorVtable {
+                handle: handle::<A>,
+                event: event::<A>,
+                started: started::<A>,
+                stopping: stopping::<A>,
+                heap_bytes: heap_bytes::<A>,
+                drop: drop_actor::<A>,
+                message: message_vtable::<A>(),
+                type_id: TypeId::of::<A>(),
+                type_name: std::any::type_name::<A>,
+                size: size_of::<A>(),
+            }
+        }
+    }
+}
+
+const fn message_vtable<A: Actor>() -> &'static MessageVtable {
+    const { MessageVtable::of::<A::Message>() }
+}
+
+/// A boxed actor whose type only its table knows.
+///
+/// The core calls into an actor with a copy of the pointer while it is itself lent to the [`Context`]. That is sound
+/// because nothing reachable from a `Context` touches the boxed actor: it is freed only by the scheduler, between
+/// calls, and the scheduler never calls into an actor from within a call.
+#[derive(Clone, Copy)]
+pub(crate) struct ActorRef {
+    pointer: *mut (),
+    vtable: &'static ActorVtable,
+}
+
+impl ActorRef {
+    pub(crate) fn new<A: Actor>(actor: A) -> ActorRef {
+        ActorRef {
+            pointer: Box::into_raw(Box::new(actor)).cast(),
+            vtable: ActorVtable::of::<A>(),
+        }
+    }
+
+    pub(crate) fn vtable(&self) -> &'static ActorVtable {
+        self.vtable
+    }
+
+    /// # Safety
+    /// The actor has not been dropped, no call into it is running, and `slot` holds its message type.
+    #[inline]
+    pub(crate) unsafe fn handle(
+        self,
+        slot: Slot,
+        core: &mut Core,
+        id: ActorId,
+    ) -> Result<(), Failure> {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.handle)(self.pointer, slot, core, id) }
+    }
+
+    /// # Safety
+    /// The actor has not been dropped and no call into it is running.
+    pub(crate) unsafe fn event(
+        self,
+        event: Event<'_>,
+        core: &mut Core,
+        id: ActorId,
+    ) -> Result<(), Failure> {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.event)(self.pointer, event, core, id) }
+    }
+
+    /// # Safety
+    /// As for [`ActorRef::event`].
+    pub(crate) unsafe fn started(self, core: &mut Core, id: ActorId) -> Result<(), Failure> {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.started)(self.pointer, core, id) }
+    }
+
+    /// # Safety
+    /// As for [`ActorRef::event`].
+    pub(crate) unsafe fn stopping(
+        self,
+        reason: &StopReason,
+        core: &mut Core,
+        id: ActorId,
+    ) -> Drain {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.stopping)(self.pointer, reason, core, id) }
+    }
+
+    /// # Safety
+    /// As for [`ActorRef::event`].
+    pub(crate) unsafe fn heap_bytes(self) -> usize {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.heap_bytes)(self.pointer) }
+    }
+
+    /// # Safety
+    /// As for [`ActorRef::event`]; and the actor is not used again through any copy.
+    pub(crate) unsafe fn drop_actor(self) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.vtable.drop)(self.pointer) }
+    }
+}
+
+unsafe fn handle<A: Actor>(
+    actor: *mut (),
+    slot: Slot,
+    core: &mut Core,
+    id: ActorId,
+) -> Result<(), Failure> {
+    // SAFETY: `ActorRef::new::<A>` made the pointer, and the caller of `ActorRef::handle` vouches for the slot's type.
+    let (actor, message) = unsafe { (&mut *actor.cast::<A>(), slot.into_message::<A::Message>()) };
+    actor.handle(message, &mut Context::new(core, id))
+}
+
+unsafe fn event<A: Actor>(
+    actor: *mut (),
+    event: Event<'_>,
+    core: &mut Core,
+    id: ActorId,
+) -> Result<(), Failure> {
+    // SAFETY: `ActorRef::new::<A>` made the pointer, and its callers keep it alive and unaliased.
+    let actor = unsafe { &mut *actor.cast::<A>() };
+    actor.on_event(event, &mut Context::new(core, id))
+}
+
+unsafe fn started<A: Actor>(actor: *mut (), core: &mut Core, id: ActorId) -> Result<(), Failure> {
+    // SAFETY: as in `event`.
+    let actor = unsafe { &mut *actor.cast::<A>() };
+    actor.started(&mut Context::new(core, id))
+}
+
+unsafe fn stopping<A: Actor>(
+    actor: *mut (),
+    reason: &StopReason,
+    core: &mut Core,
+    id: ActorId,
+) -> Drain {
+    // SAFETY: as in `event`.
+    let actor = unsafe { &mut *actor.cast::<A>() };
+    actor.stopping(reason, &mut Context::new(core, id))
+}
+
+unsafe fn heap_bytes<A: Actor>(actor: *const ()) -> usize {
+    // SAFETY: as in `event`, for reading.
+    unsafe { &*actor.cast::<A>() }.heap_bytes()
+}
+
+unsafe fn drop_actor<A: Actor>(actor: *mut ()) {
+    // SAFETY: `ActorRef::new::<A>` made the pointer from a box, and `ActorRef::drop_actor` is the last use.
+    drop(unsafe { Box::from_raw(actor.cast::<A>()) });
+}
+
+/// Where an actor is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The place is free.
+    Free,
+    /// `started` has not run yet.
+    Starting,
+    Running,
+    /// Failed, to be made anew: it waits for its children to go or for its back-off.
+    Restarting,
+    /// Asked to stop: it waits for its children to go.
+    Closing,
+    /// `stopping` asked for time.
+    Draining,
+}
+
+/// The place of an actor. With the allocator's word for the actor itself this is all that an idle actor costs beside
+/// its state, so its size is watched by a test.
+pub(crate) struct Cell {
+    pub(crate) generation: u32,
+    pub(crate) state: State,
+    /// `Event::Flush` is due at the end of this turn.
+    pub(crate) flush_due: bool,
+    /// Somebody waits for room: see `Extras::askers`.
+    pub(crate) has_askers: bool,
+    /// It stands in `Core::watching_interfaces`.
+    pub(crate) watches_interfaces: bool,
+    pub(crate) actor: Option<ActorRef>,
+    pub(crate) queued: u32,
+    pub(crate) queued_bytes: u32,
+    pub(crate) limits: MailboxLimits,
+    pub(crate) parent: u32,
+    pub(crate) first_child: u32,
+    /// While the place is free: the next free one.
+    pub(crate) next_sibling: u32,
+    pub(crate) previous_sibling: u32,
+    /// First of the sockets it owns.
+    pub(crate) first_socket: u32,
+    /// First of the questions it has asked.
+    pub(crate) first_ask: u32,
+    pub(crate) node: NodeId,
+    pub(crate) wake_slack_ms: u32,
+    /// When `Event::Wake` is wanted; `NEVER` if it is not.
+    pub(crate) wake_at: Instant,
+    /// The timer armed for that, perhaps an earlier one; `TimerId::NONE` if there is none.
+    pub(crate) wake_timer: TimerId,
+    /// Timers armed with a tag. A free place whose last tenant left some is not used again until they are gone.
+    pub(crate) timers: u32,
+    pub(crate) messages: u32,
+    pub(crate) high_water: u32,
+    pub(crate) busy_us: u32,
+    pub(crate) extras: Option<Box<Extras>>,
+}
+
+/// No deadline.
+pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+impl Cell {
+    pub(crate) fn free(generation: u32) -> Cell {
+        Cell {
+            generation,
+            state: State::Free,
+            flush_due: false,
+            has_askers: false,
+            watches_interfaces: false,
+            actor: None,
+            queued: 0,
+            queued_bytes: 0,
+            limits: MailboxLimits {
+                messages: 0,
+                bytes: 0,
+            },
+            parent: NONE,
+            first_child: NONE,
+            next_sibling: NONE,
+            previous_sibling: NONE,
+            first_socket: NONE,
+            first_ask: NONE,
+            node: NodeId(0),
+            wake_slack_ms: 0,
+            wake_at: NEVER,
+            wake_timer: TimerId::NONE,
+            timers: 0,
+            messages: 0,
+            high_water: 0,
+            busy_us: 0,
+            extras: None,
+        }
+    }
+
+    pub(crate) fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// Whether it can be sent anything.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.state != State::Free
+    }
+}
+
+/// What few actors need, or only for a short time.
+#[derive(Default)]
+pub(crate) struct Extras {
+    pub(crate) factory: Option<Box<dyn FnMut() -> ActorRef>>,
+    pub(crate) restart: Option<Restart>,
+    pub(crate) restarts: u32,
+    pub(crate) window_start: Instant,
+    pub(crate) restarts_total: u32,
+    /// Messages that came while it was restarting, counted as if they still stood in the run-queue.
+    pub(crate) parked: Vec<Slot>,
+    /// Who is told when it ends.
+    pub(crate) watchers: IdSet,
+    /// Whose end it is told.
+    pub(crate) watching: IdSet,
+    /// Threads outside that are told when it ends.
+    pub(crate) mourners: Vec<Reply<StopReason>>,
+    /// Who is told when its mailbox has room.
+    pub(crate) askers: IdSet,
+    pub(crate) name: Option<&'static str>,
+    pub(crate) stop_reason: Option<StopReason>,
+    pub(crate) dropped: u32,
+    pub(crate) restart_pause: std::time::Duration,
+    /// It never started or its last incarnation failed, so there is nobody to ask for `stopping`.
+    pub(crate) skips_stopping: bool,
+    /// The remote gauge carries bounds of its own.
+    pub(crate) limits_are_own: bool,
+}
+
+/// Forgets the type of a child's recipe.
+pub(crate) fn erase<A: Actor>(make: Make<A>) -> (ActorRef, Option<Box<dyn FnMut() -> ActorRef>>) {
+    match make {
+        Make::Once(actor) => (ActorRef::new(actor), None),
+        Make::Factory(mut factory) => {
+            let actor = ActorRef::new(factory());
+            (actor, Some(Box::new(move || ActorRef::new(factory()))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_actor_costs_little_beside_its_state() {
+        assert_eq!(size_of::<Cell>(), 112);
+        assert!(size_of::<Extras>() <= 288, "{}", size_of::<Extras>());
+    }
+}

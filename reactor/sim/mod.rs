@@ -1,0 +1,89 @@
+//! The simulated driver: a network of machines in one thread, on a virtual clock, from one seed.
+//!
+//! A [`SimWorld`] holds machines ([`SimNode`]) that are joined by links. Each machine has one or more cores, and each
+//! core a [`SimDriver`], which is a [`Driver`](crate::io::driver::Driver) like any other: whatever runs on a real
+//! driver runs here unchanged. Time does not pass while code runs; when nobody has anything to do, the clock jumps to
+//! the next event. Which core goes first, how long packets take, which are lost, where reads are cut: all that is drawn
+//! from the seed. So a run is repeated exactly by its seed, and [`SimWorld::trace_hash`] proves that it was.
+//!
+//! ```
+//! use std::time::Duration;
+//! use mischief_reactor::io::driver::{Driver, ListenOptions};
+//! use mischief_reactor::sim::SimWorld;
+//!
+//! let world = SimWorld::new(42);
+//! let server = world.node(&["10.0.0.1".parse().unwrap()]);
+//! let client = world.node(&["10.0.0.2".parse().unwrap()]);
+//! let (mut listening, mut dialling) = (server.driver(), client.driver());
+//! let listener = listening.tcp_listen(server.addr(80), ListenOptions::default())?;
+//! let socket = dialling.tcp_connect(server.addr(80), None)?;
+//! // Outside of a core's turn, waiting steps the world.
+//! let mut ready = Vec::new();
+//! listening.wait(None, &mut ready)?;
+//! let (accepted, from) = listening.tcp_accept(listener)?;
+//! assert_eq!(from, dialling.local_addr(socket)?);
+//! assert!(world.elapsed() >= Duration::from_millis(3), "three packets, a millisecond each");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # What must hold for a run to repeat
+//!
+//! - Code in the world takes time, randomness and input/output from its driver alone.
+//! - No order of a map with random hashes has a say in what it does.
+//! - Everything runs on the world's thread. Wakers, disks and resolvers may be called from another, but when that
+//!   happens is then no longer the seed's decision.
+//!
+//! # What is left out
+//!
+//! There is one network that all machines are on: no routers, no NAT boxes, no limits of bandwidth. TCP has no
+//! congestion control to speak of and no simultaneous open; UDP datagrams are never fragmented. Machines do not crash,
+//! though their disks keep what that needs ([`SimDisk::lose_unsynced`]).
+//!
+//! # Map
+//!
+//! | file | what |
+//! |---|---|
+//! | `world.rs` | [`SimWorld`], [`SimNode`], the stepping loop, [`step_until`] |
+//! | `runtime.rs` | [`SimRuntime`]: actors on the cores of a machine |
+//! | `state.rs` | clock, events, cores and their schedule, readiness |
+//! | `driver.rs` | [`SimDriver`] |
+//! | `network.rs` | addresses, links, partitions |
+//! | `node.rs` | a machine: addresses, ports, clock |
+//! | `tcp.rs`, `round_trip.rs`, `segment.rs` | one end of a TCP connection, a sans-IO machine; its clockwork; what it sends |
+//! | `stream.rs` | TCP sockets: listeners, ports, whose segment it is |
+//! | `datagram.rs` | UDP sockets and multicast |
+//! | `disk.rs`, `resolver.rs` | files in memory, names |
+//! | `queue.rs`, `arena.rs`, `prng.rs`, `trace.rs` | events by time, slots with generations, randomness, the trace |
+//!
+//! The state is never borrowed while code of a core or an offloaded job runs, and no packet passes from machine to
+//! machine but through `network.rs`.
+
+mod arena;
+mod datagram;
+mod disk;
+mod driver;
+mod network;
+mod node;
+mod prng;
+mod queue;
+mod resolver;
+mod round_trip;
+mod runtime;
+mod segment;
+mod state;
+mod stream;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod world;
+
+pub use disk::SimDisk;
+pub use driver::SimDriver;
+pub use network::LinkOptions;
+pub use node::{CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE};
+pub use prng::Prng;
+pub use runtime::{SimRuntime, WorldWaiter};
+pub use state::SimStats;
+pub use trace::TraceSink;
+pub use world::{SimNode, SimWorld, StepError, Steppable, WorldId, step_until};

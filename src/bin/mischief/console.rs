@@ -1,0 +1,273 @@
+//! What a person types at a node, and how what happens is shown. No IO.
+
+use std::fmt::{self, Write};
+
+use mischief::terminal::shown;
+
+/// The longest message of a peer that is shown whole, in characters.
+const TEXT_CHARS_MAX: usize = 4000;
+
+pub(crate) const HELP: &str = "\
+Everything you type goes to all connected peers, except for these commands:
+  /peers            who is connected
+  /connect ADDR     connect to HOST:PORT
+  /disconnect PEER  end a connection; PEER is an id or the beginning of one
+  /id               this node's id
+  /help             this list
+  /quit             end the node
+To say something that begins with a slash, begin it with two.";
+
+/// A typed line, understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Typed<'a> {
+    Nothing,
+    Say(&'a str),
+    Peers,
+    Connect(&'a str),
+    Disconnect(&'a str),
+    Id,
+    Help,
+    Quit,
+    Wrong(String),
+}
+
+/// Understands a typed line.
+pub(crate) fn understand(line: &str) -> Typed<'_> {
+    let line = line.trim();
+    if line.is_empty() {
+        return Typed::Nothing;
+    }
+    let Some(command) = line.strip_prefix('/') else {
+        return Typed::Say(line);
+    };
+    if command.starts_with('/') {
+        return Typed::Say(command);
+    }
+    let (name, argument) = command
+        .split_once(char::is_whitespace)
+        .unwrap_or((command, ""));
+    let argument = argument.trim();
+    let typed = match name {
+        "connect" if argument.is_empty() => {
+            return Typed::Wrong("/connect needs an address, such as 192.0.2.7:9000".into());
+        }
+        "disconnect" if argument.is_empty() => {
+            return Typed::Wrong(
+                "/disconnect needs the id of a peer, or the beginning of one".into(),
+            );
+        }
+        "connect" => return Typed::Connect(argument),
+        "disconnect" => return Typed::Disconnect(argument),
+        "peers" => Typed::Peers,
+        "id" => Typed::Id,
+        "help" => Typed::Help,
+        "quit" | "exit" => Typed::Quit,
+        _ => {
+            return Typed::Wrong(format!(
+                "there is no command /{}: /help lists them",
+                shown(name, 40)
+            ));
+        }
+    };
+    match argument.is_empty() {
+        true => typed,
+        false => Typed::Wrong(format!("/{name} takes nothing after it")),
+    }
+}
+
+/// How lines look: with bold and dim where the terminal shows it, plain elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    has_colour: bool,
+}
+
+impl Style {
+    /// Bold and dim on a terminal that understands them, unless the user does not want that (`NO_COLOR`, see
+    /// no-color.org).
+    pub(crate) fn choose(
+        is_terminal: bool,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Style {
+        let is_unwanted = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_dumb = variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Style {
+            has_colour: is_terminal && !is_unwanted && !is_dumb,
+        }
+    }
+
+    /// A line about what happened.
+    pub(crate) fn notice(self, text: impl fmt::Display) -> String {
+        match self.has_colour {
+            true => format!("\x1b[2m* {text}\x1b[0m\n"),
+            false => format!("* {text}\n"),
+        }
+    }
+
+    /// A line from a peer. A text of several lines stays one line, so that nobody can play another peer's part.
+    pub(crate) fn message(self, from: impl fmt::Display, text: &str) -> String {
+        let text = shown(text, TEXT_CHARS_MAX);
+        match self.has_colour {
+            true => format!("\x1b[1m{from}:\x1b[0m {text}\n"),
+            false => format!("{from}: {text}\n"),
+        }
+    }
+}
+
+/// How a peer is called on the console: its short id, with the name it gives itself in front if it has one.
+pub(crate) fn peer_label(short_id: &str, name: Option<&str>) -> String {
+    match name {
+        Some(name) if !name.is_empty() => format!("{} ({short_id})", shown(name, 64)),
+        _ => short_id.to_owned(),
+    }
+}
+
+/// A word for a shell to read back: as it is, or in single quotes.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// The number with a unit that fits it, three digits or four: `17 B`, `1.50 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = if value < 10.0 {
+        2
+    } else {
+        usize::from(value < 100.0)
+    };
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+/// A table with columns as wide as their widest entry, the last one ragged.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(line, "{cell:width$}  ").expect("a String takes everything");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_lines_are_understood() {
+        for (line, want) in [
+            ("", Typed::Nothing),
+            ("  \t", Typed::Nothing),
+            (" hello there ", Typed::Say("hello there")),
+            ("//peers", Typed::Say("/peers")),
+            ("/peers", Typed::Peers),
+            ("/connect  a:1 ", Typed::Connect("a:1")),
+            ("/disconnect abc", Typed::Disconnect("abc")),
+            ("/id", Typed::Id),
+            ("/help", Typed::Help),
+            ("/quit", Typed::Quit),
+            ("/exit", Typed::Quit),
+        ] {
+            assert_eq!(understand(line), want, "{line:?}");
+        }
+        for (line, want) in [
+            ("/connect", "needs an address"),
+            ("/disconnect  ", "needs the id"),
+            ("/quit now", "takes nothing"),
+            ("/", "no command /"),
+            ("/\u{1b}[2J", r"no command /\u{1b}[2J"),
+        ] {
+            let Typed::Wrong(message) = understand(line) else {
+                panic!("{line:?} is understood")
+            };
+            assert!(message.contains(want), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn colour_is_only_for_terminals_that_want_it() {
+        let choose = |is_terminal, variables: &[(&str, &str)]| {
+            let variables: Vec<(String, std::ffi::OsString)> = variables
+                .iter()
+                .map(|(name, value)| ((*name).into(), value.into()))
+                .collect();
+            let find = move |name: &str| {
+                variables
+                    .iter()
+                    .find(|(other, _)| other == name)
+                    .map(|(_, value)| value.clone())
+            };
+            Style::choose(is_terminal, find).has_colour
+        };
+        assert!(choose(true, &[("TERM", "xterm")]));
+        assert!(choose(true, &[("TERM", "xterm"), ("NO_COLOR", "")]));
+        assert!(!choose(true, &[("TERM", "xterm"), ("NO_COLOR", "1")]));
+        assert!(!choose(true, &[("TERM", "dumb")]));
+        assert!(!choose(true, &[]));
+        assert!(!choose(false, &[("TERM", "xterm")]));
+    }
+
+    #[test]
+    fn a_peer_cannot_forge_a_line() {
+        let style = Style { has_colour: false };
+        let line = style.message(
+            peer_label("abcdefgh", Some("eve\nann")),
+            "hi\nann: \u{1b}[31mhello",
+        );
+        assert_eq!(
+            line,
+            "eve\\u{a}ann (abcdefgh): hi\\u{a}ann: \\u{1b}[31mhello\n"
+        );
+        assert_eq!(style.notice("ready"), "* ready\n");
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(quoted("chat/1.0"), "chat/1.0");
+        assert_eq!(quoted("my chat/1"), "'my chat/1'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn numbers_and_tables_are_readable() {
+        for (count, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1_572_864, "1.50 MiB"),
+            (1_020_000, "996 KiB"),
+            (67_108_864, "64.0 MiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(bytes(count), want);
+        }
+        let rows = [
+            vec!["a".into(), "long".into(), "x".into()],
+            vec!["bbb".into(), "c".into(), "y".into()],
+        ];
+        assert_eq!(table(&rows), "a    long  x\nbbb  c     y\n");
+        assert_eq!(table(&[]), "");
+    }
+}

@@ -1,0 +1,116 @@
+//! Fuzz targets, each a plain `fn(&[u8])`, run here over their corpus and over seeded mutations of it.
+//!
+//! A coverage-guided fuzzer can drive the same functions. An input that it finds goes into `corpus/<target>/`, where it
+//! is run for ever after. `MISCHIEF_FUZZ_SEED` and `MISCHIEF_FUZZ_RUNS` set another seed and another number of mutations
+//! for each target; a failure prints the seed and the input.
+
+mod json_line;
+
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+
+/// Mutations of each target in a plain `cargo test`.
+const RUNS: u64 = 20_000;
+
+/// Longer inputs are cut: what matters happens early, and mutations have to be many.
+const INPUT_SIZE_MAX: usize = 4096;
+
+#[test]
+fn json_line() {
+    run("json_line", json_line::json_line);
+}
+
+fn run(name: &str, target: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(name);
+    let mut paths: Vec<_> = fs::read_dir(&folder)
+        .expect("the corpus is there")
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    let corpus: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| fs::read(path).expect("it can be read"))
+        .collect();
+    for (path, input) in paths.iter().zip(&corpus) {
+        assert!(
+            is_survived(target, input),
+            "{name} fails on {}",
+            path.display()
+        );
+    }
+    let seed = variable("MISCHIEF_FUZZ_SEED", 1);
+    let mut random = Random(seed);
+    for run in 0..variable("MISCHIEF_FUZZ_RUNS", RUNS) {
+        let input = mutated(&corpus, &mut random);
+        assert!(
+            is_survived(target, &input),
+            "{name} fails on run {run} of MISCHIEF_FUZZ_SEED={seed}: {}",
+            input.escape_ascii()
+        );
+    }
+}
+
+fn is_survived(target: fn(&[u8]), input: &[u8]) -> bool {
+    panic::catch_unwind(AssertUnwindSafe(|| target(input))).is_ok()
+}
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |value| value.parse().expect("it is a number"))
+}
+
+/// One of the corpus, changed in a few places.
+fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut input = random.pick(corpus).clone();
+    input.truncate(INPUT_SIZE_MAX);
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(input.len() + 1);
+        let end = (at + 1 + random.below(16)).min(input.len());
+        match random.below(7) {
+            0 if at < input.len() => input[at] ^= 1 << random.below(8),
+            1 if at < input.len() => input[at] = random.next() as u8,
+            2 => input.truncate(at),
+            3 => drop(input.drain(at..end)),
+            4 => {
+                let copy: Vec<u8> = input[at..end].to_vec();
+                let times = 1 + random.below(64);
+                input.splice(at..at, copy.repeat(times));
+            }
+            5 => {
+                let other = random.pick(corpus);
+                let from = random.below(other.len() + 1);
+                input.truncate(at);
+                input.extend_from_slice(&other[from..]);
+            }
+            _ => input.insert(at, random.next() as u8),
+        }
+        input.truncate(INPUT_SIZE_MAX);
+    }
+    input
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
