@@ -10,6 +10,7 @@ use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::endpoint::parse_listen_addr;
 use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY_BYTES_MAX};
 use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
 use super::dispatch::{Callbacks, Hub};
@@ -34,6 +35,8 @@ pub struct Limits {
     pub connection: ConnectionLimits,
     /// Times of each connection.
     pub timing: ConnectionTiming,
+    /// How many peers, and how long deciding about them may take. [`NodeBuilder::max_peers`] goes before it.
+    pub peers: PeersLimits,
     /// Of connections that are being accepted.
     pub admission: AdmissionLimits,
     /// Of connections that are being made.
@@ -48,6 +51,7 @@ impl Default for Limits {
             runtime: mischief_reactor::Limits::default(),
             connection: ConnectionLimits::default(),
             timing: ConnectionTiming::default(),
+            peers: PeersLimits::default(),
             admission: AdmissionLimits::default(),
             dial: DialConfig::default(),
             reassembly_bytes_max: REASSEMBLY_BYTES_MAX,
