@@ -13,13 +13,10 @@ use super::{
     Answer, ConnectError, DialId, Introduction, NotConnected, Order, PeerId, PeerRecord, Peers,
     PeersEvent, RequestId, Traffic,
 };
-use crate::connection::actor::{
-    Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage, Figures,
-    Identified, Report,
+use crate::connection::{
+    CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
+    DisconnectReason, Endpoint, Figures, Identified, Link, Report,
 };
-use crate::connection::endpoint::Endpoint;
-use crate::connection::reason::DisconnectReason;
-use crate::connection::{CloseCode, Link};
 
 /// How late a deadline may be.
 const SLACK: Duration = Duration::from_millis(10);
