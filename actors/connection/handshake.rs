@@ -265,6 +265,10 @@ impl Handshake {
         now: Instant,
         message: &[u8],
     ) -> Result<Option<Outcome>, Failure> {
+        // Nobody can answer what was not handed out.
+        if !self.out.is_empty() {
+            return Err(Failure::silent(Fault::OutOfTurn));
+        }
         if message.starts_with(&self.ephemeral) && self.step != Step::Message(1) {
             return Err(Failure::silent(Fault::Reflected));
         }
@@ -313,6 +317,11 @@ impl Handshake {
         })?;
         self.step = Step::Message(3);
         Ok(())
+    }
+
+    /// Whether the peer is known and the owner's verdict awaited.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.step == Step::Verdict
     }
 
     /// A dialler's owner wants the peer: writes message 3. Nothing more is needed from the handshake then.

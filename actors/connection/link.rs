@@ -8,12 +8,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
+use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
 use crate::identity::PeerId;
 
 /// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
@@ -40,9 +42,9 @@ pub enum SendError {
         /// Bytes accepted.
         max: usize,
     },
-    /// The type name is empty, too long or not printable.
-    #[error("a message type has 1 to 128 bytes without control characters")]
-    BadType,
+    /// The message cannot be put on the wire, whoever the peer is.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The value cannot be written as JSON.
     #[error("the value is no JSON: {0}")]
     BadValue(Arc<str>),
@@ -61,8 +63,9 @@ impl SendError {
             SendError::Gone(_) => "gone",
             SendError::Full => "full",
             SendError::TooLarge { .. } => "too_large",
-            SendError::BadType | SendError::BadValue(_) => "bad_request",
-            SendError::OnCoreThread => "on_core_thread",
+            SendError::Encode(EncodeError::Body(_)) => "too_large",
+            SendError::Encode(_) | SendError::BadValue(_) => "bad_request",
+            SendError::OnCoreThread => "internal",
             SendError::TimedOut => "timeout",
         }
     }
@@ -72,6 +75,7 @@ impl SendError {
 pub struct Link {
     peer: PeerId,
     connection: ActorId,
+    is_muted: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -87,7 +91,7 @@ struct State {
 
 #[derive(Default)]
 struct Buffer {
-    records: Vec<u8>,
+    records: Encoded,
     /// Bytes of records ever queued, and how many of them the socket has taken.
     queued: u64,
     sent: u64,
@@ -102,6 +106,7 @@ impl Link {
         Arc::new(Link {
             peer,
             connection,
+            is_muted: AtomicBool::new(false),
             state: Mutex::new(State {
                 is_poked: false,
                 closed: None,
@@ -122,33 +127,46 @@ impl Link {
         self.connection
     }
 
+    /// The peer has been announced as gone: what its connection still delivers is to be dropped.
+    pub fn mute(&self) {
+        self.is_muted.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Link::mute`] was called.
+    pub fn is_muted(&self) -> bool {
+        self.is_muted.load(Ordering::Acquire)
+    }
+
     /// Why the connection ended, if it has.
     pub fn closed(&self) -> Option<Arc<str>> {
         self.state.lock().closed.clone()
     }
 
-    /// Has `encode` append records and gives the place after them, for [`Sent`]. `body` is the size of the message's
-    /// body in bytes.
+    /// Queues a message, whole or not at all, and gives the place after it, for [`Sent`].
     pub fn queue(
         &self,
         handle: &Handle,
-        body: usize,
-        encode: impl FnOnce(&mut Vec<u8>),
+        kind: Kind,
+        name: &str,
+        body: &[u8],
     ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
         let max = state.message_max as usize;
-        if body > max {
-            return Err(SendError::TooLarge { size: body, max });
+        if body.len() > max {
+            return Err(SendError::TooLarge {
+                size: body.len(),
+                max,
+            });
         }
         let buffer = state.buffer.get_or_insert_default();
         if buffer.records.len() >= LINK_QUEUE_HIGH {
             return Err(SendError::Full);
         }
         let before = buffer.records.len();
-        encode(&mut buffer.records);
+        buffer.records.push(kind, name, body)?;
         buffer.queued += (buffer.records.len() - before) as u64;
         let end = buffer.queued;
         self.poke(handle, &mut state);
@@ -170,36 +188,62 @@ impl Link {
         }
     }
 
+    /// The place after everything that was queued so far, for [`Sent`].
+    pub fn end(&self) -> Result<u64, SendError> {
+        let state = self.state.lock();
+        match &state.closed {
+            Some(reason) => Err(SendError::Gone(reason.clone())),
+            None => Ok(state.buffer.as_ref().map_or(0, |buffer| buffer.queued)),
+        }
+    }
+
+    /// Bytes of records that wait for the connection to take them.
+    pub fn waiting(&self) -> usize {
+        let state = self.state.lock();
+        state
+            .buffer
+            .as_ref()
+            .map_or(0, |buffer| buffer.records.len())
+    }
+
+    /// Tells when there is room in the queue, which does not promise that nobody else takes it. `None`: there is now.
+    pub fn when_room(
+        &self,
+        handle: &Handle,
+    ) -> Result<Option<Answer<Result<(), SendError>>>, SendError> {
+        let mut state = self.state.lock();
+        if let Some(reason) = &state.closed {
+            return Err(SendError::Gone(reason.clone()));
+        }
+        let Some(buffer) = &mut state.buffer else {
+            return Ok(None);
+        };
+        if buffer.records.len() < LINK_QUEUE_HIGH {
+            return Ok(None);
+        }
+        if buffer.room.len() >= ROOM_WAITERS_MAX {
+            return Err(SendError::Full);
+        }
+        let (reply, answer) = OneShot::pair(handle);
+        buffer.room.push(reply);
+        Ok(Some(answer))
+    }
+
     /// Waits until there is room in the queue, which does not promise that nobody else takes it.
     pub fn wait_for_room(&self, handle: &Handle, timeout: Duration) -> Result<(), SendError> {
-        let answer = {
-            let mut state = self.state.lock();
-            if let Some(reason) = &state.closed {
-                return Err(SendError::Gone(reason.clone()));
-            }
-            let Some(buffer) = &mut state.buffer else {
-                return Ok(());
-            };
-            if buffer.records.len() < LINK_QUEUE_HIGH {
-                return Ok(());
-            }
-            if buffer.room.len() >= ROOM_WAITERS_MAX {
-                return Err(SendError::Full);
-            }
-            let (reply, answer) = OneShot::pair(handle);
-            buffer.room.push(reply);
-            answer
-        };
-        answer
-            .wait_for(timeout)
-            .unwrap_or_else(|error| Err(not_sent(error)))
+        match self.when_room(handle)? {
+            None => Ok(()),
+            Some(answer) => answer
+                .wait_for(timeout)
+                .unwrap_or_else(|error| Err(SendError::from(error))),
+        }
     }
 
     // ---- the connection's side
 
     /// What outside threads have left: credit, and if `with_records` the queued records in exchange for `spare`,
     /// an empty buffer.
-    pub fn take(&self, with_records: bool, spare: &mut Vec<u8>) -> Taken {
+    pub fn take(&self, with_records: bool, spare: &mut Encoded) -> Taken {
         let mut state = self.state.lock();
         state.is_poked = false;
         let consumed = std::mem::take(&mut state.consumed);
@@ -245,7 +289,7 @@ impl Link {
         let mut state = self.state.lock();
         if let Some(buffer) = &mut state.buffer {
             if buffer.records.is_empty() {
-                buffer.records = Vec::new();
+                buffer.records = Encoded::new();
             }
         }
     }
@@ -312,11 +356,13 @@ pub struct Taken {
     pub is_left: bool,
 }
 
-fn not_sent(error: AskError) -> SendError {
-    match error {
-        AskError::OnCoreThread => SendError::OnCoreThread,
-        AskError::TimedOut { .. } => SendError::TimedOut,
-        error => SendError::Gone(Arc::from(error.to_string())),
+impl From<AskError> for SendError {
+    fn from(error: AskError) -> SendError {
+        match error {
+            AskError::OnCoreThread => SendError::OnCoreThread,
+            AskError::TimedOut { .. } => SendError::TimedOut,
+            error => SendError::Gone(Arc::from(error.to_string())),
+        }
     }
 }
 
@@ -371,7 +417,7 @@ impl Sent {
             Some(timeout) => answer.wait_for(timeout),
             None => answer.wait(),
         };
-        answer.unwrap_or_else(|error| Err(not_sent(error)))
+        answer.unwrap_or_else(|error| Err(SendError::from(error)))
     }
 
     /// Whether the fate is known, and which it is.
@@ -398,7 +444,7 @@ impl Future for Sent {
                 Progress::Waiting(answer) => {
                     return Pin::new(answer)
                         .poll(task)
-                        .map(|answer| answer.unwrap_or_else(|error| Err(not_sent(error))));
+                        .map(|answer| answer.unwrap_or_else(|error| Err(SendError::from(error))));
                 }
             }
         }
@@ -413,17 +459,9 @@ impl fmt::Debug for Sent {
 
 /// Where a connection puts the messages it has received: called on a core thread, so it must not wait.
 pub trait Deliver: Send + Sync {
-    /// Whole application messages as they stood on the wire, one record each; see
-    /// [`Records`](super::Records). The bytes hold credit until [`Link::consumed`].
-    fn records(&self, link: &Arc<Link>, records: &[u8]);
+    /// A run of whole messages. Their bytes hold credit until [`Link::consumed`].
+    fn records(&self, link: &Arc<Link>, records: Records<'_>);
 
-    /// A message that came in several records. `credit` bytes are to be given to [`Link::consumed`].
-    fn message(
-        &self,
-        link: &Arc<Link>,
-        kind: super::MessageKind,
-        name: &str,
-        body: Vec<u8>,
-        credit: usize,
-    );
+    /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
+    fn large(&self, link: &Arc<Link>, message: LargeMessage);
 }

@@ -9,17 +9,17 @@ use crate::identity::PeerId;
 /// Until message 3 of the handshake a refusal comes in clear and is not authenticated: whoever can forge TCP segments can
 /// forge it. [`RefusedReason::is_by_the_peer`] tells the two apart.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RefusedReason {
     /// The node runs another application, or another version of the application's protocol.
     #[error("the node there speaks another application protocol")]
     WrongProtocol,
     /// The two nodes have no wire version in common.
-    #[error("the node there speaks wire version {theirs}, this node {ours}; update the older one")]
+    #[error("{}", versions_text(*ours, *theirs))]
     WrongVersion {
         /// The newest wire version of this node.
         ours: u16,
-        /// The newest wire version of the other node.
+        /// The newest wire version of the other node; 0 if it did not say.
         theirs: u16,
     },
     /// One node has a network key, or another one than the other node.
@@ -86,7 +86,7 @@ impl RefusedReason {
 
 /// Why a connection that had been announced is gone.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DisconnectReason {
     /// This node's user asked for it.
     #[error("disconnected by this node")]
@@ -135,6 +135,15 @@ impl DisconnectReason {
             DisconnectReason::OutOfMemory => "out_of_memory",
             DisconnectReason::Internal => "internal",
         }
+    }
+}
+
+fn versions_text(ours: u16, theirs: u16) -> String {
+    match theirs {
+        0 => format!("the node there does not speak wire version {ours}; update the older one"),
+        _ => format!(
+            "the node there speaks wire version {theirs}, this node {ours}; update the older one"
+        ),
     }
 }
 

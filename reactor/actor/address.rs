@@ -57,6 +57,46 @@ impl fmt::Display for ActorId {
     }
 }
 
+/// A small set of ids, in their order, in one allocation.
+#[derive(Default)]
+pub(crate) struct IdSet(Vec<ActorId>);
+
+impl IdSet {
+    pub(crate) fn insert(&mut self, id: ActorId) -> bool {
+        match self.0.binary_search(&id) {
+            Ok(_) => false,
+            Err(place) => {
+                self.0.insert(place, id);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: ActorId) -> bool {
+        let place = self.0.binary_search(&id);
+        if let Ok(place) = place {
+            self.0.remove(place);
+        }
+        place.is_ok()
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(ActorId) -> bool) {
+        self.0.retain(|id| keep(*id));
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ActorId> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// An [`ActorId`] that knows what its actor understands.
 pub struct Address<A> {
     id: ActorId,
@@ -69,6 +109,12 @@ impl<A: Actor> Address<A> {
             id,
             of: PhantomData,
         }
+    }
+
+    /// The actor with this id, taken for an `A`. Types are compared when a message is delivered, so what is sent to an
+    /// actor of another type is counted as undeliverable.
+    pub fn from_id(id: ActorId) -> Address<A> {
+        Address::new(id)
     }
 
     /// Who it is.

@@ -2,12 +2,13 @@
 
 use std::any::TypeId;
 
+use super::address::IdSet;
 use super::child::{Make, Restart};
 use super::context::Context;
 use super::core::Core;
 use super::shared::NodeId;
 use super::slot::{MessageVtable, Slot};
-use super::{Actor, ActorId, Drain, Event, Failure, MailboxLimits, StopReason};
+use super::{Actor, ActorId, Drain, Event, Failure, MailboxLimits, Reply, StopReason};
 use crate::io::wheel::TimerId;
 use crate::time::Instant;
 
@@ -199,7 +200,8 @@ pub(crate) enum State {
     Draining,
 }
 
-/// The place of an actor.
+/// The place of an actor. With the allocator's word for the actor itself this is all that an idle actor costs beside
+/// its state, so its size is watched by a test.
 pub(crate) struct Cell {
     pub(crate) generation: u32,
     pub(crate) state: State,
@@ -207,22 +209,28 @@ pub(crate) struct Cell {
     pub(crate) flush_due: bool,
     /// Somebody waits for room: see `Extras::askers`.
     pub(crate) has_askers: bool,
+    /// It stands in `Core::watching_interfaces`.
+    pub(crate) watches_interfaces: bool,
     pub(crate) actor: Option<ActorRef>,
     pub(crate) queued: u32,
     pub(crate) queued_bytes: u32,
     pub(crate) limits: MailboxLimits,
     pub(crate) parent: u32,
     pub(crate) first_child: u32,
+    /// While the place is free: the next free one.
     pub(crate) next_sibling: u32,
     pub(crate) previous_sibling: u32,
     /// First of the sockets it owns.
     pub(crate) first_socket: u32,
+    /// First of the questions it has asked.
+    pub(crate) first_ask: u32,
     pub(crate) node: NodeId,
-    /// When `Event::Wake` is wanted, and the timer armed for it, perhaps earlier.
-    pub(crate) wake_at: Option<Instant>,
-    pub(crate) wake_timer: Option<(TimerId, Instant)>,
     pub(crate) wake_slack_ms: u32,
-    /// Timers armed with a tag.
+    /// When `Event::Wake` is wanted; `NEVER` if it is not.
+    pub(crate) wake_at: Instant,
+    /// The timer armed for that, perhaps an earlier one; `TimerId::NONE` if there is none.
+    pub(crate) wake_timer: TimerId,
+    /// Timers armed with a tag. A free place whose last tenant left some is not used again until they are gone.
     pub(crate) timers: u32,
     pub(crate) messages: u32,
     pub(crate) high_water: u32,
@@ -230,13 +238,17 @@ pub(crate) struct Cell {
     pub(crate) extras: Option<Box<Extras>>,
 }
 
+/// No deadline.
+pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
 impl Cell {
-    pub(crate) fn free(generation: u32, next: u32) -> Cell {
+    pub(crate) fn free(generation: u32) -> Cell {
         Cell {
             generation,
             state: State::Free,
             flush_due: false,
             has_askers: false,
+            watches_interfaces: false,
             actor: None,
             queued: 0,
             queued_bytes: 0,
@@ -246,14 +258,14 @@ impl Cell {
             },
             parent: NONE,
             first_child: NONE,
-            // While a place is free this links the list of free places.
-            next_sibling: next,
+            next_sibling: NONE,
             previous_sibling: NONE,
             first_socket: NONE,
+            first_ask: NONE,
             node: NodeId(0),
-            wake_at: None,
-            wake_timer: None,
             wake_slack_ms: 0,
+            wake_at: NEVER,
+            wake_timer: TimerId::NONE,
             timers: 0,
             messages: 0,
             high_water: 0,
@@ -280,16 +292,22 @@ pub(crate) struct Extras {
     pub(crate) restarts: u32,
     pub(crate) window_start: Instant,
     pub(crate) restarts_total: u32,
-    /// Messages that came while it was restarting.
+    /// Messages that came while it was restarting, counted as if they still stood in the run-queue.
     pub(crate) parked: Vec<Slot>,
-    pub(crate) watchers: Vec<ActorId>,
-    pub(crate) askers: Vec<ActorId>,
+    /// Who is told when it ends.
+    pub(crate) watchers: IdSet,
+    /// Whose end it is told.
+    pub(crate) watching: IdSet,
+    /// Threads outside that are told when it ends.
+    pub(crate) mourners: Vec<Reply<StopReason>>,
+    /// Who is told when its mailbox has room.
+    pub(crate) askers: IdSet,
     pub(crate) name: Option<&'static str>,
     pub(crate) stop_reason: Option<StopReason>,
     pub(crate) dropped: u32,
     pub(crate) restart_pause: std::time::Duration,
-    /// Its last incarnation failed, so there is nobody to ask for `stopping`.
-    pub(crate) has_failed: bool,
+    /// It never started or its last incarnation failed, so there is nobody to ask for `stopping`.
+    pub(crate) skips_stopping: bool,
     /// The remote gauge carries bounds of its own.
     pub(crate) limits_are_own: bool,
 }
@@ -302,5 +320,16 @@ pub(crate) fn erase<A: Actor>(make: Make<A>) -> (ActorRef, Option<Box<dyn FnMut(
             let actor = ActorRef::new(factory());
             (actor, Some(Box::new(move || ActorRef::new(factory()))))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_actor_costs_little_beside_its_state() {
+        assert_eq!(size_of::<Cell>(), 112);
+        assert!(size_of::<Extras>() <= 288, "{}", size_of::<Extras>());
     }
 }

@@ -169,7 +169,6 @@ impl<'a, A: Actor> Context<'a, A> {
             }
         };
         if let Some((pending, error)) = refusal {
-            self.core.wheel.cancel(pending.timer);
             let slot = (pending.complete)(Err(error), self.id);
             self.core.system.push_back(System::Deliver(slot));
         }
@@ -201,13 +200,9 @@ impl<'a, A: Actor> Context<'a, A> {
 
     /// Asks another actor to stop.
     pub fn stop_actor(&mut self, actor: ActorId) {
-        self.core.push_system(
-            actor,
-            System::Stop {
-                actor,
-                reason: StopReason::Requested,
-            },
-        );
+        let reason = StopReason::Requested;
+        // An actor whose core has ended has stopped.
+        let _ = self.core.push_system(actor, System::Stop { actor, reason });
     }
 
     /// Asks for one [`Event::Stopped`](super::Event::Stopped) when `actor` ends; at once if it has ended.
@@ -252,12 +247,14 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.wheel.arm(at, slack, owner, tag)
     }
 
-    /// Disarms a timer; `false` if it has fired already.
+    /// Disarms a timer of this actor, whose event then does not come. `false` if it has come already.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
-        let was_armed = self.core.wheel.cancel(timer);
-        let cell = &mut self.core.cells[self.id.index()];
-        cell.timers = cell.timers.saturating_sub(u32::from(was_armed));
-        was_armed
+        let owner = TimerKind::Tagged.owner(self.id.index() as u32);
+        if self.core.wheel.owner(timer) != Some(owner) {
+            return false;
+        }
+        self.core.cells[self.id.index()].timers -= 1;
+        self.core.wheel.cancel(timer)
     }
 
     /// Asks for one [`Event::Flush`](super::Event::Flush) at the end of this turn.
@@ -288,10 +285,14 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.tcp_connect(id, remote, local)
     }
 
-    /// Writes to a connection. The kernel takes what it can, the rest is kept, up to
-    /// [`Limits::unsent_max`](super::Limits::unsent_max): the result is how many bytes are kept, and when it is not 0
-    /// an [`Event::Writable`](super::Event::Writable) will come. `WouldBlock`: the bound is reached, nothing was
-    /// taken. On any other error the connection is gone.
+    /// Writes to a connection, which may still be connecting. The kernel takes what it can, the rest is kept: the
+    /// result is how many bytes are kept, and when it is not 0 an [`Event::Writable`](super::Event::Writable) will
+    /// come.
+    ///
+    /// `WouldBlock`: bytes are kept already, and with these they would be more than
+    /// [`Limits::unsent_max`](super::Limits::unsent_max); nothing was taken. `NotConnected` and `InvalidInput`: the
+    /// socket is not this actor's, no connection, or its writing half has been shut down. On any other error the
+    /// connection is gone.
     pub fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize> {
         let id = self.id;
         self.core.write(id, socket, bytes)
@@ -332,6 +333,11 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.give_socket(id, socket, to)
     }
 
+    /// The address at the other end of a connection.
+    pub fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        self.core.driver.peer_addr(socket)
+    }
+
     /// The local address of a socket.
     pub fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
         self.core.driver.local_addr(socket)
@@ -351,7 +357,8 @@ impl<'a, A: Actor> Context<'a, A> {
     }
 
     /// Has datagrams whose first byte lies in `first` go to another actor of this core (RFC 7983), which may then
-    /// send through the socket too.
+    /// send through the socket too. Of routes that overlap the one made first counts; a second one with the same range
+    /// takes the place of the first. Once `to` has ended they come to the owner again.
     pub fn route(
         &mut self,
         socket: SocketId,
@@ -370,8 +377,9 @@ impl<'a, A: Actor> Context<'a, A> {
         interface: u32,
         join: bool,
     ) -> io::Result<()> {
+        let id = self.id;
         self.core
-            .driver
+            .udp_driver(id, socket)?
             .udp_membership(socket, group, interface, join)
     }
 
@@ -383,8 +391,9 @@ impl<'a, A: Actor> Context<'a, A> {
         loopback: bool,
         interface: Option<u32>,
     ) -> io::Result<()> {
+        let id = self.id;
         self.core
-            .driver
+            .udp_driver(id, socket)?
             .udp_multicast(socket, ttl, loopback, interface)
     }
 
@@ -397,7 +406,8 @@ impl<'a, A: Actor> Context<'a, A> {
     /// [`Event::Resumed`](super::Event::Resumed) come to this actor. The error tells that the system reports no
     /// changes of interfaces; `Resumed` comes all the same.
     pub fn watch_interfaces(&mut self) -> io::Result<()> {
-        if !self.core.watching_interfaces.contains(&self.id) {
+        let cell = &mut self.core.cells[self.id.index()];
+        if !std::mem::replace(&mut cell.watches_interfaces, true) {
             self.core.watching_interfaces.push(self.id);
         }
         self.core.driver.watch_interfaces()
@@ -450,14 +460,15 @@ impl<'a, A: Actor> Context<'a, A> {
             let finish = finish.lock().take();
             if let Some(finish) = finish {
                 let slot = Slot::new(id, finish(result));
-                shared.push_system(id.core(), System::Deliver(slot));
+                // The core may have ended meanwhile.
+                let _ = shared.push_system(id.core(), System::Deliver(slot));
             }
         });
-        if self.core.driver.offload(boxed).is_err() {
-            if let Some(done) = done.lock().take() {
-                let slot = Slot::new(self.id, done(Err(OffloadError::Full)));
-                self.core.system.push_back(System::Deliver(slot));
-            }
+        if self.core.driver.offload(boxed).is_err()
+            && let Some(done) = done.lock().take()
+        {
+            let slot = Slot::new(self.id, done(Err(OffloadError::Full)));
+            self.core.system.push_back(System::Deliver(slot));
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::cell::Cell as StdCell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::cell::{Cell, NONE, State};
-use super::reply::{AskId, Expire};
+use super::reply::Expire;
 use super::shared::{Remote, Shared, System};
 use super::slot::{MessageVtable, Slot};
 use super::sockets::SocketState;
@@ -17,7 +17,7 @@ use super::stats::{CoreStats, STALLS_KEPT, Stall};
 use super::{ActorId, AskError, Event, StopReason};
 use crate::io::driver::{Driver, Ready, SocketId};
 use crate::io::memory::MemoryKind;
-use crate::io::wheel::{Expired, Wheel};
+use crate::io::wheel::{TimerId, Wheel};
 use crate::time::Instant;
 
 thread_local! {
@@ -63,6 +63,11 @@ impl TimerKind {
         (self as u32) << 24 | index
     }
 
+    /// The index in `owner`, if that is of this kind.
+    pub(crate) fn index_in(self, owner: u32) -> Option<u32> {
+        (owner >> 24 == self as u32).then_some(owner & 0x00ff_ffff)
+    }
+
     fn of(owner: u32) -> Option<TimerKind> {
         Some(match owner >> 24 {
             0 => TimerKind::Wake,
@@ -92,6 +97,9 @@ pub enum Turn {
 /// A question in flight.
 pub(crate) struct PendingAsk {
     pub(crate) generation: u32,
+    /// The asker's other questions.
+    pub(crate) previous: u32,
+    pub(crate) next: u32,
     pub(crate) asker: ActorId,
     pub(crate) target: ActorId,
     pub(crate) deadline: Duration,
@@ -122,6 +130,8 @@ pub struct Core {
     pub(crate) batch_next: usize,
     pub(crate) system: VecDeque<System>,
     pub(crate) wheel: Wheel,
+    /// Tagged timers whose actors have ended.
+    pub(crate) orphan_timers: usize,
     pub(crate) sockets: Vec<SocketState>,
     pub(crate) sockets_open: u32,
     /// Sockets to be read again although no new edge will come.
@@ -129,24 +139,33 @@ pub struct Core {
     /// Sockets that are not read while memory is short.
     pub(crate) starved: VecDeque<SocketId>,
     pub(crate) flush_due: Vec<ActorId>,
+    /// Actors of this core that wait for room in one of its own queues, and for whom they have messages.
+    pub(crate) way_askers: Vec<(ActorId, ActorId)>,
+    /// Which of several askers is told first.
+    pub(crate) asker_first: usize,
     pub(crate) outboxes: Vec<Vec<Slot>>,
     pub(crate) spare: Vec<Vec<Slot>>,
     pub(crate) asks: Slab<PendingAsk>,
     pub(crate) ask_generation: u32,
-    pub(crate) expiring: Slab<Arc<dyn Expire>>,
+    pub(crate) expiring: Slab<(Arc<dyn Expire>, TimerId)>,
+    expiring_max: usize,
     pub(crate) watching_interfaces: Vec<ActorId>,
     pub(crate) read_buffer: Box<[u8]>,
     pub(crate) scratch: Vec<u8>,
     ready: Vec<Ready>,
-    fired: Vec<Expired>,
     mail: Vec<System>,
     post: Vec<Slot>,
     /// Remote gauges owed to one actor, given back in one step.
     pub(crate) owed: Owed,
-    pub(crate) queued_bytes: usize,
+    /// Bytes of messages that this core has queued less those that it has handled. Messages between cores are queued
+    /// by one and handled by another, so one core's number may be negative.
+    pub(crate) queued_bytes: isize,
     pub(crate) unsent_bytes: usize,
-    published_bytes: (usize, usize),
+    published_bytes: (isize, usize),
     idle: bool,
+    /// An actor has been called since `spins` looked, and when that last was so.
+    pub(crate) did_work: bool,
+    worked_at: Instant,
     pub(crate) shutting_down: bool,
     pub(crate) ended: bool,
     pub(crate) stats: CoreStats,
@@ -190,21 +209,24 @@ impl Core {
             batch_next: 0,
             system: VecDeque::new(),
             wheel: Wheel::new(now),
+            orphan_timers: 0,
             sockets: Vec::new(),
             sockets_open: 0,
             requeued: VecDeque::new(),
             starved: VecDeque::new(),
             flush_due: Vec::new(),
+            way_askers: Vec::new(),
+            asker_first: 0,
             outboxes: (0..cores).map(|_| Vec::new()).collect(),
             spare: Vec::new(),
             asks: Slab::new(),
             ask_generation: 0,
             expiring: Slab::new(),
+            expiring_max: 0,
             watching_interfaces: Vec::new(),
             read_buffer: Box::default(),
             scratch: Vec::new(),
             ready: Vec::new(),
-            fired: Vec::new(),
             mail: Vec::new(),
             post: Vec::new(),
             owed: Owed::default(),
@@ -212,6 +234,8 @@ impl Core {
             unsent_bytes: 0,
             published_bytes: (0, 0),
             idle: false,
+            did_work: false,
+            worked_at: now,
             shutting_down: false,
             ended: false,
             stats: CoreStats {
@@ -259,17 +283,30 @@ impl Core {
         self.run_messages();
         self.flush();
         self.publish();
+        self.tell_way_askers();
         if self.shutting_down && self.alive == 0 {
             self.end();
             return Turn::Ended;
         }
-        self.idle = !self.has_work() && self.remote().prepare_sleep();
+        self.idle = !self.has_work() && !self.spins() && self.remote().prepare_sleep();
         if self.idle {
             self.shrink_queues();
             Turn::Asleep(self.wheel.next_deadline())
         } else {
             Turn::Work
         }
+    }
+
+    /// Whether it looks for new work for a while before it sleeps.
+    fn spins(&mut self) -> bool {
+        let spin = self.shared.limits.spin;
+        if spin.is_zero() {
+            return false;
+        }
+        if std::mem::take(&mut self.did_work) {
+            self.worked_at = self.now;
+        }
+        self.now.saturating_duration_since(self.worked_at) < spin
     }
 
     fn wait(&mut self) {
@@ -308,9 +345,9 @@ impl Core {
         self.watching_interfaces.extend(added);
         let cells = &self.cells;
         self.watching_interfaces.retain(|actor| {
-            cells
-                .get(actor.index())
-                .is_some_and(|cell| cell.generation == actor.generation() && cell.is_alive())
+            cells.get(actor.index()).is_some_and(|cell| {
+                cell.generation == actor.generation() && cell.watches_interfaces
+            })
         });
     }
 
@@ -329,10 +366,13 @@ impl Core {
     }
 
     /// Takes over what other cores and threads have posted.
-    fn collect_mail(&mut self) {
-        if !self.remote().take_mail_mark() {
-            return;
+    pub(crate) fn collect_mail(&mut self) {
+        if self.remote().take_mail_mark() {
+            self.take_mail();
         }
+    }
+
+    fn take_mail(&mut self) {
         let mut mail = std::mem::take(&mut self.mail);
         self.remote().take_system(&mut mail);
         self.system.extend(mail.drain(..));
@@ -344,19 +384,26 @@ impl Core {
             post = Vec::new();
         }
         self.post = post;
+        let mut has_batches = false;
         while let Some(mut batch) = self.remote().take_batch() {
+            has_batches = true;
             self.queue.extend(batch.drain(..).map(Some));
             if self.spare.len() < SPARE_BATCHES {
                 self.spare.push(batch);
             }
         }
+        if has_batches && self.remote().take_batch_wish() {
+            for (index, core) in self.shared.cores.iter().enumerate() {
+                if index != usize::from(self.index) {
+                    core.notify();
+                }
+            }
+        }
     }
 
     fn fire_timers(&mut self) {
-        let mut fired = std::mem::take(&mut self.fired);
-        self.wheel
-            .advance(self.now, &mut |expired| fired.push(expired));
-        for expired in fired.drain(..) {
+        self.wheel.begin(self.now);
+        while let Some(expired) = self.wheel.pop() {
             let index = expired.owner & 0x00ff_ffff;
             match TimerKind::of(expired.owner) {
                 Some(TimerKind::Wake) => self.wake_due(index, expired.id),
@@ -370,23 +417,37 @@ impl Core {
                 None => debug_assert!(false, "every timer was armed with a kind"),
             }
         }
-        self.fired = fired;
     }
 
     /// Arms the deadline of a question from a task outside.
     pub(crate) fn expire_later(&mut self, deadline: Duration, answer: Arc<dyn Expire>) {
-        let index = self.expiring.insert(answer) as u32;
+        self.sweep_expiring();
+        let entry = self.expiring.vacant_entry();
+        let owner = TimerKind::Expire.owner(entry.key() as u32);
         let slack = Duration::from_millis(5);
-        self.wheel.arm(
-            self.now + deadline,
-            slack,
-            TimerKind::Expire.owner(index),
-            0,
-        );
+        let timer = self.wheel.arm(self.now + deadline, slack, owner, 0);
+        entry.insert((answer, timer));
+    }
+
+    /// Forgets deadlines of questions that have been answered, whenever they have become twice as many as were left.
+    fn sweep_expiring(&mut self) {
+        const KEPT: usize = 256;
+        if self.expiring.len() < self.expiring_max.max(KEPT) {
+            return;
+        }
+        let wheel = &mut self.wheel;
+        self.expiring.retain(|_, (answer, timer)| {
+            let is_open = !answer.is_over();
+            if !is_open {
+                wheel.cancel(*timer);
+            }
+            is_open
+        });
+        self.expiring_max = 2 * self.expiring.len();
     }
 
     fn expire(&mut self, index: u32) {
-        let answer = self.expiring.remove(index as usize);
+        let (answer, _) = self.expiring.remove(index as usize);
         if !answer.is_over() {
             answer.expire(self.queue_depth(answer.target()));
         }
@@ -397,7 +458,7 @@ impl Core {
         let remote = self
             .shared
             .core_of(actor)
-            .map_or(0, |remote| remote.gauges.get(actor.index()).messages());
+            .map_or(0, |remote| remote.gauges.messages(actor.index()));
         let local = if actor.core() == self.index {
             self.cells.get(actor.index()).map_or(0, |cell| cell.queued)
         } else {
@@ -410,7 +471,8 @@ impl Core {
     fn flush(&mut self) {
         let mut due = std::mem::take(&mut self.flush_due);
         for actor in due.drain(..) {
-            if let Some(cell) = self.cell_mut(actor) {
+            // A restart forgets what was due.
+            if let Some(cell) = self.cell_mut(actor).filter(|cell| cell.flush_due) {
                 cell.flush_due = false;
                 self.invoke(actor, Event::Flush);
             }
@@ -420,6 +482,10 @@ impl Core {
         self.flush_due = due;
         for core in 0..self.outboxes.len() {
             self.flush_outbox(core);
+            if !self.outboxes[core].is_empty() {
+                self.shared.cores[core].await_batch_room();
+                self.flush_outbox(core);
+            }
         }
     }
 
@@ -429,10 +495,16 @@ impl Core {
         }
         let empty = self.spare.pop().unwrap_or_default();
         let batch = std::mem::replace(&mut self.outboxes[core], empty);
-        if let Err(batch) = self.shared.cores[core].push_batch(batch) {
-            let empty = std::mem::replace(&mut self.outboxes[core], batch);
-            self.spare.push(empty);
+        let Err(mut batch) = self.shared.cores[core].push_batch(batch) else {
+            return;
+        };
+        if self.shared.cores[core].is_gone() {
+            for slot in batch.drain(..) {
+                self.lose_unsent(slot);
+            }
         }
+        let empty = std::mem::replace(&mut self.outboxes[core], batch);
+        self.spare.push(empty);
     }
 
     pub(crate) fn push_outbox(&mut self, core: usize, slot: Slot) {
@@ -447,11 +519,15 @@ impl Core {
         if self.published_bytes != (self.queued_bytes, self.unsent_bytes) {
             let (queued, unsent) = self.published_bytes;
             let memory = &self.shared.memory;
-            memory.adjust(MemoryKind::Queues, queued, self.queued_bytes);
+            memory.adjust(
+                MemoryKind::Queues,
+                queued as usize,
+                self.queued_bytes as usize,
+            );
             memory.adjust(MemoryKind::SendBuffers, unsent, self.unsent_bytes);
             self.published_bytes = (self.queued_bytes, self.unsent_bytes);
         }
-        if self.remote().blocked.load(Ordering::Relaxed) > 0 {
+        if self.remote().has_blocked() {
             self.remote().room.notify();
         }
     }
@@ -462,33 +538,40 @@ impl Core {
             || !self.system.is_empty()
             || !self.requeued.is_empty()
             || !self.flush_due.is_empty()
-            || self.outboxes.iter().any(|outbox| !outbox.is_empty())
     }
 
-    /// The last breath: what is still under way is told that nobody is here.
+    /// The last breath: whoever still sends, asks or watches is told that nobody is here.
     fn end(&mut self) {
         self.ended = true;
-        self.remote().is_gone.store(true, Ordering::Release);
-        self.remote().take_mail_mark();
-        self.collect_leftovers();
-        // Dropping questions answers them; answers to this core's own questions find nobody.
+        self.remote().close();
+        self.take_mail();
+        while !self.system.is_empty() {
+            self.drain_system();
+        }
+        let (queue, batch) = (
+            std::mem::take(&mut self.queue),
+            std::mem::take(&mut self.batch),
+        );
+        for slot in batch.into_iter().chain(queue).flatten() {
+            self.lose(slot);
+        }
+        self.batch_next = 0;
+        for core in 0..self.outboxes.len() {
+            for slot in std::mem::take(&mut self.outboxes[core]) {
+                self.lose_unsent(slot);
+            }
+        }
+        for (_, (answer, _)) in std::mem::take(&mut self.expiring) {
+            answer.give_up();
+        }
+        self.publish();
         self.remote().room.notify();
     }
 
-    fn collect_leftovers(&mut self) {
-        let mut mail = Vec::new();
-        self.remote().take_system(&mut mail);
-        drop(mail);
-        let mut post = Vec::new();
-        self.remote().take_post(&mut post);
-        drop(post);
-        while let Some(batch) = self.remote().take_batch() {
-            drop(batch);
-        }
-        self.queue.clear();
-        self.batch.clear();
-        self.batch_next = 0;
-        self.system.clear();
+    /// Drops a message that can no longer reach another core.
+    fn lose_unsent(&mut self, slot: Slot) {
+        self.queued_bytes -= slot.bytes as isize;
+        self.undeliverable(slot);
     }
 
     /// Stops every actor; the core ends when the last is gone.
@@ -550,21 +633,22 @@ impl Core {
         }
         self.stats.stalls.push(Stall { what, duration });
     }
-
-    /// The question `ask`, taken out of the table, if it is still in flight.
-    pub(crate) fn take_ask(&mut self, ask: AskId) -> Option<PendingAsk> {
-        let pending = self.asks.get(ask.index as usize)?;
-        (pending.generation == ask.generation).then(|| self.asks.remove(ask.index as usize))
-    }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        // Actors of a core that is dropped before its shutdown (a simulated crash) still have to be freed.
+        if !self.ended {
+            // A simulated crash. What waits is dropped with everything else.
+            self.remote().close();
+            self.take_mail();
+            self.remote().room.notify();
+        }
         for index in 0..self.cells.len() {
             if let Some(actor) = self.cells[index].actor.take() {
                 // SAFETY: the core is being dropped, so no call runs and no copy is used again.
-                unsafe { actor.drop_actor() };
+                if catch_unwind(AssertUnwindSafe(|| unsafe { actor.drop_actor() })).is_err() {
+                    log::error!("core {}: dropping an actor panicked", self.index);
+                }
             }
         }
     }

@@ -5,11 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cell::{Cell, NONE, State, erase};
+use super::address::IdSet;
+use super::cell::{Cell, Extras, NEVER, NONE, State, erase};
 use super::child::Restart;
 use super::core::{Core, TimerKind};
 use super::shared::{NodeId, System};
-use super::{Actor, ActorId, Address, Backoff, Child, Drain, Event, StopReason};
+use super::{
+    Actor, ActorId, Address, Backoff, Child, Drain, Event, MailboxLimits, Reply, StopReason,
+};
 use crate::io::wheel::TimerId;
 use crate::time::Instant;
 
@@ -28,6 +31,12 @@ pub enum SpawnError {
     /// The core, or the parent, is shutting down.
     #[error("the runtime is shutting down")]
     ShuttingDown,
+    /// A core thread must not wait for another core: spawn through the [`Context`](super::Context).
+    #[error("a core thread must not wait for a spawn")]
+    OnCoreThread,
+    /// The core did not answer in time. The actor may come to life later.
+    #[error("the core did not answer")]
+    NoAnswer,
 }
 
 /// The text of a panic, for reports.
@@ -48,13 +57,24 @@ impl Core {
         node: NodeId,
     ) -> Result<Address<A>, SpawnError> {
         let limits = &self.shared.limits;
-        if self.shutting_down {
+        // A parent on its way out has told its children to stop, and waits for none that come later.
+        let has_living_parent = parent == NONE
+            || matches!(
+                self.cells[parent as usize].state,
+                State::Starting | State::Running
+            );
+        if self.shutting_down || !has_living_parent {
             return Err(SpawnError::ShuttingDown);
         }
         if self.alive as usize >= limits.actors_max {
             return Err(SpawnError::TooMany);
         }
         let mailbox = child.limits.unwrap_or(limits.mailbox);
+        // Bounds of nothing would let nothing in, and mean the runtime's bounds in the remote gauge.
+        let mailbox = MailboxLimits {
+            messages: mailbox.messages.max(1),
+            bytes: mailbox.bytes.max(1),
+        };
         let Child {
             make,
             restart,
@@ -77,18 +97,16 @@ impl Core {
         let id = ActorId::new(self.index, index, cell.generation);
         self.alive += 1;
         self.link_child(parent, index);
-        if let Some(limits) = limits {
-            self.remote()
-                .gauges
-                .get(index as usize)
-                .set_limits(Some(limits));
+        if limits.is_some() {
+            let gauge = self.remote().gauges.get(index as usize);
+            gauge.set_limits(Some(mailbox));
             self.cells[index as usize].extras().limits_are_own = true;
         }
-        if let Some(name) = name {
-            if let Err(error) = self.register(id, name) {
-                self.remove(id, StopReason::Failed(Arc::from(error.to_string())));
-                return Err(error);
-            }
+        if let Some(name) = name
+            && let Err(error) = self.register(id, name)
+        {
+            self.remove(id, StopReason::Failed(Arc::from(error.to_string())));
+            return Err(error);
         }
         self.system.push_back(System::Started(id));
         Ok(Address::new(id))
@@ -102,12 +120,11 @@ impl Core {
         let Some(actor) = cell.actor else {
             return Err(SpawnError::ShuttingDown);
         };
-        cell.extras().name = Some(name);
-        if self.shared.register(node, name, id, actor.vtable().type_id) {
-            return Ok(());
+        if !self.shared.register(node, name, id, actor.vtable().type_id) {
+            return Err(SpawnError::NameTaken(name));
         }
-        self.cells[id.index()].extras().name = None;
-        Err(SpawnError::NameTaken(name))
+        self.cells[id.index()].extras().name = Some(name);
+        Ok(())
     }
 
     fn take_place(&mut self) -> u32 {
@@ -118,10 +135,19 @@ impl Core {
             cell.next_sibling = NONE;
             return index;
         }
+        if self.cells.len() == self.cells.capacity() {
+            // Growing by doubling would leave up to half of the memory unused.
+            self.cells.reserve_exact((self.cells.len() / 8).max(64));
+        }
         let index = self.cells.len() as u32;
         // An id of another incarnation of this process's memory must not fit by chance: start at 1.
-        self.cells.push(Cell::free(1, NONE));
+        self.cells.push(Cell::free(1));
         index
+    }
+
+    /// Makes a place free for the next actor.
+    pub(crate) fn give_place(&mut self, index: u32) {
+        self.cells[index as usize].next_sibling = std::mem::replace(&mut self.first_free, index);
     }
 
     fn link_child(&mut self, parent: u32, index: u32) {
@@ -160,40 +186,49 @@ impl Core {
         children
     }
 
-    /// Works off the system lane.
+    /// Works off what is on the system lane now. What that puts there waits for the next call, or an actor that asks
+    /// again and again would hold the core.
     pub(crate) fn drain_system(&mut self) {
-        while let Some(item) = self.system.pop_front() {
+        for _ in 0..self.system.len() {
+            let Some(item) = self.system.pop_front() else {
+                return;
+            };
             match item {
                 System::Run(run) => {
                     if catch_unwind(AssertUnwindSafe(|| run(self))).is_err() {
                         log::error!("core {}: a call from outside panicked", self.index);
                     }
+                    self.now = self.driver.now();
                 }
                 System::Deliver(slot) => self.deliver_system(slot),
                 System::Started(id) => {
                     if self
                         .cell(id)
                         .is_some_and(|cell| cell.state == State::Starting)
+                        && let Some((id, reason)) = self.start(id)
                     {
-                        if let Some((id, reason)) = self.start(id) {
-                            self.fail(id, reason);
-                        }
+                        self.fail(id, reason);
                     }
                 }
                 System::Restart(id) => self.restart_now(id),
+                System::Childless(id) => self.childless(id),
                 System::Poke(id) => self.invoke(id, Event::Poke),
                 System::Reply { ask, value } => self.answered(ask, value),
                 System::Stop { actor, reason } => self.request_stop(actor, reason),
-                System::Watch { watcher, target } => self.watch(watcher, target),
-                System::Unwatch { watcher, target } => self.unwatch(watcher, target),
+                System::Watch { watcher, target } => self.watch_at(watcher, target),
+                System::Unwatch { watcher, target } => self.unwatch_at(watcher, target),
                 System::Stopped {
                     watcher,
                     actor,
                     reason,
                 } => {
-                    self.invoke(watcher, Event::Stopped { actor, reason });
+                    if let Some(cell) = self.cell_mut(watcher) {
+                        cell.extras().watching.remove(actor);
+                        self.invoke(watcher, Event::Stopped { actor, reason });
+                    }
                 }
-                System::NotifyReady { asker, target } => self.notify_ready(asker, target),
+                System::NotifyReady { asker, target } => self.await_room(asker, target),
+                System::LookAgain { index } => self.tell_askers(index as usize, true),
                 System::Ready { asker, target } => self.invoke(asker, Event::Ready(target)),
                 System::Give { to, socket } => self.take_given(to, socket),
                 System::Given { to, socket } => self.given(to, socket),
@@ -232,13 +267,13 @@ impl Core {
         let name = cell
             .actor
             .map_or("actor", |actor| (actor.vtable().type_name)());
-        cell.extras().dropped += 1;
         log::warn!("{name} {id} {reason}");
         match cell.state {
             // It was on its way out anyway.
             State::Draining => return self.remove(id, reason),
             State::Closing => {
                 cell.extras().stop_reason = Some(reason);
+                cell.extras().skips_stopping = true;
                 return;
             }
             State::Free | State::Restarting => return,
@@ -259,7 +294,8 @@ impl Core {
                 backoff,
             } => (max, window, backoff, true),
         };
-        if now.saturating_duration_since(extras.window_start) > window {
+        let window_age = now.saturating_duration_since(extras.window_start);
+        if extras.restarts == 0 || window_age > window {
             extras.window_start = now;
             extras.restarts = 0;
         }
@@ -272,10 +308,8 @@ impl Core {
         let parent = cell.parent;
         let escalated = StopReason::Failed(Arc::from(format!("its child {name} {id} {reason}")));
         self.end_failed(id, reason);
-        if escalates {
-            if let Some(parent) = (parent != NONE).then(|| self.id_at(parent)).flatten() {
-                self.fail(parent, escalated);
-            }
+        if escalates && let Some(parent) = (parent != NONE).then(|| self.id_at(parent)).flatten() {
+            self.fail(parent, escalated);
         }
     }
 
@@ -290,10 +324,18 @@ impl Core {
         }
         cell.state = State::Closing;
         cell.extras().stop_reason = Some(reason);
-        cell.extras().has_failed = true;
-        for child in children {
-            self.request_stop(child, StopReason::ParentStopped);
-        }
+        cell.extras().skips_stopping = true;
+        self.stop_children(children);
+    }
+
+    /// Through the system lane, so that a long line of descendants needs no deep stack.
+    fn stop_children(&mut self, children: Vec<ActorId>) {
+        let reason = StopReason::ParentStopped;
+        let stop = |actor| System::Stop {
+            actor,
+            reason: reason.clone(),
+        };
+        self.system.extend(children.into_iter().map(stop));
     }
 
     /// Drops the failed incarnation with all that it held, and makes the next one after `pause`.
@@ -303,15 +345,17 @@ impl Core {
         };
         cell.state = State::Restarting;
         cell.extras().restart_pause = pause;
+        if std::mem::take(&mut cell.timers) > 0 {
+            let owner = TimerKind::Tagged.owner(id.index() as u32);
+            self.wheel.cancel_where(|other| other == owner);
+        }
         self.release_belongings(id);
         self.drop_actor(id);
         let children = self.children(id.index() as u32);
         if children.is_empty() {
             return self.restart_after(id, pause);
         }
-        for child in children {
-            self.request_stop(child, StopReason::ParentStopped);
-        }
+        self.stop_children(children);
     }
 
     fn restart_after(&mut self, id: ActorId, pause: Duration) {
@@ -341,22 +385,17 @@ impl Core {
         let Some(mut factory) = cell.extras().factory.take() else {
             return;
         };
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            let actor = factory();
-            (actor, factory)
-        }));
+        let made = catch_unwind(AssertUnwindSafe(&mut factory));
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        let (actor, factory) = match made {
-            Ok(made) => made,
-            Err(panic) => return self.remove(id, StopReason::Panicked(panic_text(&*panic))),
-        };
-        cell.actor = Some(actor);
+        cell.extras().factory = Some(factory);
         cell.state = State::Starting;
-        let extras = cell.extras();
-        extras.factory = Some(factory);
-        let parked = std::mem::take(&mut extras.parked);
+        match made {
+            Ok(actor) => cell.actor = Some(actor),
+            Err(panic) => return self.fail(id, StopReason::Panicked(panic_text(&*panic))),
+        }
+        let parked = std::mem::take(&mut cell.extras().parked);
         if let Some((id, reason)) = self.start(id) {
             // What is parked waits on for the incarnation after this one.
             if let Some(cell) = self.cell_mut(id) {
@@ -380,15 +419,28 @@ impl Core {
             State::Starting | State::Running | State::Restarting => {}
         }
         cell.extras().stop_reason = Some(reason);
-        if cell.state == State::Restarting {
-            cell.extras().has_failed = true;
+        if cell.state != State::Running {
+            cell.extras().skips_stopping = true;
         }
         cell.state = State::Closing;
         if children.is_empty() {
             return self.begin_drain(id);
         }
-        for child in children {
-            self.request_stop(child, StopReason::ParentStopped);
+        self.stop_children(children);
+    }
+
+    /// The last child of an actor is gone: what it may have waited for.
+    fn childless(&mut self, id: ActorId) {
+        let Some(cell) = self.cell_mut(id).filter(|cell| cell.first_child == NONE) else {
+            return;
+        };
+        match cell.state {
+            State::Closing => self.begin_drain(id),
+            State::Restarting if cell.actor.is_none() => {
+                let pause = cell.extras().restart_pause;
+                self.restart_after(id, pause);
+            }
+            _ => {}
         }
     }
 
@@ -399,15 +451,15 @@ impl Core {
         }
     }
 
-    /// The last child of a stopping actor is gone: its own turn.
+    /// A stopping actor without children has its own turn.
     fn begin_drain(&mut self, id: ActorId) {
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
         let extras = cell.extras();
         let reason = extras.stop_reason.clone().unwrap_or(StopReason::Requested);
-        let has_failed = extras.has_failed;
-        let Some(actor) = cell.actor.filter(|_| !has_failed) else {
+        let skips_stopping = extras.skips_stopping;
+        let Some(actor) = cell.actor.filter(|_| !skips_stopping) else {
             return self.remove(id, reason);
         };
         cell.state = State::Draining;
@@ -448,114 +500,96 @@ impl Core {
         self.remove(id, reason);
     }
 
-    /// Ends an actor at once, its children with it.
+    /// Ends an actor at once, its descendants before it.
     pub(crate) fn remove(&mut self, id: ActorId, reason: StopReason) {
-        for child in self.children_of(id) {
-            self.remove(child, StopReason::ParentStopped);
+        while self.cell(id).is_some() {
+            let mut last = id.index() as u32;
+            while self.cells[last as usize].first_child != NONE {
+                last = self.cells[last as usize].first_child;
+            }
+            match self.id_at(last) {
+                Some(child) if child != id => self.remove_one(child, StopReason::ParentStopped),
+                _ => return self.remove_one(id, reason),
+            }
         }
-        if self.cell(id).is_none() {
-            return;
-        }
+    }
+
+    fn remove_one(&mut self, id: ActorId, reason: StopReason) {
         self.release_belongings(id);
         self.drop_actor(id);
         let index = id.index() as u32;
         self.unlink_child(index);
-        if self.cells[id.index()].has_askers {
-            self.tell_askers(id, true);
-        }
-        let free = Cell::free(id.generation().wrapping_add(1), self.first_free);
+        let free = Cell::free(id.generation().wrapping_add(1));
         let cell = std::mem::replace(&mut self.cells[id.index()], free);
-        self.first_free = index;
         self.alive -= 1;
-        self.queued_bytes -= cell.queued_bytes as usize;
-        // What still waits in the run-queue for it has been discounted here.
-        if cell.queued > 0 {
-            self.discount_queued(id);
+        if cell.timers > 0 {
+            self.cells[id.index()].timers = cell.timers;
+            self.orphan_timers(index);
+        } else {
+            self.give_place(index);
         }
-        self.close_down(id, cell, reason);
-    }
-
-    /// Marks what is queued for an ended actor as counted nowhere.
-    fn discount_queued(&mut self, id: ActorId) {
-        let waiting = self.batch[self.batch_next..]
-            .iter_mut()
-            .chain(&mut self.queue);
-        for slot in waiting
-            .flatten()
-            .filter(|slot| slot.to == id && !slot.is_remote)
-        {
-            slot.is_system = true;
+        if let Some(extras) = cell.extras {
+            self.close_down(id, cell.node, *extras, reason);
+        }
+        if cell.parent != NONE && self.cells[cell.parent as usize].first_child == NONE {
+            let parent = self.id_at(cell.parent);
+            self.system.extend(parent.map(System::Childless));
         }
     }
 
     /// Tells everybody who has to know that an actor is gone.
-    fn close_down(&mut self, id: ActorId, cell: Cell, reason: StopReason) {
-        let parent = cell.parent;
-        if let Some(mut extras) = cell.extras {
-            for mut slot in std::mem::take(&mut extras.parked) {
-                slot.is_system = true;
-                self.undeliverable(slot);
-            }
-            if extras.limits_are_own {
-                self.remote().gauges.get(id.index()).set_limits(None);
-            }
-            if extras.name.is_some() {
-                self.shared.unregister(cell.node, id);
-            }
-            for watcher in std::mem::take(&mut extras.watchers) {
-                let reason = reason.clone();
-                self.push_system(
-                    watcher,
-                    System::Stopped {
-                        watcher,
-                        actor: id,
-                        reason,
-                    },
-                );
-            }
+    fn close_down(&mut self, id: ActorId, node: NodeId, extras: Extras, reason: StopReason) {
+        for slot in extras.parked {
+            self.lose(slot);
         }
-        if parent == NONE || self.cells[parent as usize].first_child != NONE {
-            return;
+        if extras.limits_are_own {
+            self.remote().gauges.get(id.index()).set_limits(None);
         }
-        let parent_cell = &mut self.cells[parent as usize];
-        let parent_id = ActorId::new(self.index, parent, parent_cell.generation);
-        match parent_cell.state {
-            State::Closing => self.begin_drain(parent_id),
-            State::Restarting if parent_cell.actor.is_none() => {
-                let pause = parent_cell.extras().restart_pause;
-                self.restart_after(parent_id, pause);
-            }
-            _ => {}
+        if extras.name.is_some() {
+            self.shared.unregister(node, id);
+        }
+        for asker in extras.askers.iter() {
+            self.tell_ready(asker, id);
+        }
+        for watcher in extras.watchers.iter() {
+            let reason = reason.clone();
+            self.tell_stopped(watcher, id, reason);
+        }
+        for mourner in extras.mourners {
+            mourner.send(reason.clone());
         }
     }
 
-    /// Closes the sockets and timers of an incarnation and forgets its questions.
+    fn tell_stopped(&mut self, watcher: ActorId, actor: ActorId, reason: StopReason) {
+        let item = System::Stopped {
+            watcher,
+            actor,
+            reason,
+        };
+        // A watcher whose core has ended need not know.
+        let _ = self.push_system(watcher, item);
+    }
+
+    /// Closes the sockets of an incarnation, and forgets its deadline, questions and watches.
     fn release_belongings(&mut self, id: ActorId) {
         self.close_sockets_of(id);
-        let index = id.index() as u32;
+        self.forget_asks_of(id);
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        cell.wake_at = None;
+        cell.wake_at = NEVER;
         cell.flush_due = false;
-        let timers = std::mem::take(&mut cell.timers);
-        if let Some((timer, _)) = cell.wake_timer.take() {
-            self.wheel.cancel(timer);
+        let timer = std::mem::replace(&mut cell.wake_timer, TimerId::NONE);
+        let watches_interfaces = std::mem::take(&mut cell.watches_interfaces);
+        let extras = cell.extras.as_mut();
+        let watching = extras.map(|extras| std::mem::take(&mut extras.watching));
+        self.wheel.cancel(timer);
+        if watches_interfaces {
+            self.watching_interfaces.retain(|watching| *watching != id);
         }
-        if timers > 0 {
-            self.wheel.cancel_owner(TimerKind::Tagged.owner(index));
+        for target in watching.iter().flat_map(IdSet::iter) {
+            self.unwatch_at(id, target);
         }
-        let asked: Vec<usize> = self
-            .asks
-            .iter()
-            .filter(|(_, ask)| ask.asker == id)
-            .map(|(key, _)| key)
-            .collect();
-        for key in asked {
-            let pending = self.asks.remove(key);
-            self.wheel.cancel(pending.timer);
-        }
-        self.watching_interfaces.retain(|watching| *watching != id);
     }
 
     fn drop_actor(&mut self, id: ActorId) {
@@ -569,39 +603,55 @@ impl Core {
         }
     }
 
+    /// Has `watcher`, an actor of this core, told when `target`, of any core, ends.
     pub(crate) fn watch(&mut self, watcher: ActorId, target: ActorId) {
-        if target.core() != self.index {
-            if self.shared.core_of(target).is_some() {
-                return self
-                    .shared
-                    .push_system(target.core(), System::Watch { watcher, target });
-            }
-        } else if let Some(cell) = self.cell_mut(target) {
-            let watchers = &mut cell.extras().watchers;
-            if !watchers.contains(&watcher) {
-                watchers.push(watcher);
-            }
-            return;
+        if let Some(cell) = self.cell_mut(watcher) {
+            cell.extras().watching.insert(target);
+            self.watch_at(watcher, target);
         }
-        let reason = StopReason::Unknown;
-        self.push_system(
-            watcher,
-            System::Stopped {
-                watcher,
-                actor: target,
-                reason,
-            },
-        );
     }
 
-    pub(crate) fn unwatch(&mut self, watcher: ActorId, target: ActorId) {
+    pub(crate) fn watch_at(&mut self, watcher: ActorId, target: ActorId) {
         if target.core() != self.index {
-            return self
-                .shared
-                .push_system(target.core(), System::Unwatch { watcher, target });
+            let item = System::Watch { watcher, target };
+            if self.push_system(target, item).is_ok() {
+                return;
+            }
+        } else if let Some(cell) = self.cell_mut(target) {
+            cell.extras().watchers.insert(watcher);
+            return;
         }
-        if let Some(extras) = self.cell_mut(target).and_then(|cell| cell.extras.as_mut()) {
-            extras.watchers.retain(|other| *other != watcher);
+        self.tell_stopped(watcher, target, StopReason::Unknown);
+    }
+
+    /// Takes [`Core::watch`] back.
+    pub(crate) fn unwatch(&mut self, watcher: ActorId, target: ActorId) {
+        let extras = self.cell_mut(watcher).and_then(|cell| cell.extras.as_mut());
+        if extras.is_some_and(|extras| extras.watching.remove(target)) {
+            self.unwatch_at(watcher, target);
+        }
+    }
+
+    pub(crate) fn unwatch_at(&mut self, watcher: ActorId, target: ActorId) {
+        if target.core() != self.index {
+            // What has ended has forgotten its watchers.
+            let _ = self.push_system(target, System::Unwatch { watcher, target });
+        } else if let Some(extras) = self.cell_mut(target).and_then(|cell| cell.extras.as_mut()) {
+            extras.watchers.remove(watcher);
+        }
+    }
+
+    /// Has a thread outside told when an actor of this core ends.
+    pub(crate) fn mourn(&mut self, target: ActorId, mourner: Reply<StopReason>) {
+        match self.cell_mut(target) {
+            Some(cell) => {
+                let mourners = &mut cell.extras().mourners;
+                if mourners.len() >= 64 && mourners.len().is_power_of_two() {
+                    mourners.retain(Reply::is_awaited);
+                }
+                mourners.push(mourner);
+            }
+            None => mourner.send(StopReason::Unknown),
         }
     }
 
@@ -610,37 +660,36 @@ impl Core {
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        cell.wake_at = at;
+        cell.wake_at = at.unwrap_or(NEVER);
         cell.wake_slack_ms = u32::try_from(slack.as_millis()).unwrap_or(u32::MAX);
-        let Some(at) = at else { return };
-        match cell.wake_timer {
-            Some((_, armed)) if armed <= at => return,
-            Some((timer, _)) => {
-                self.wheel.cancel(timer);
-            }
-            None => {}
+        let (Some(at), timer) = (at, cell.wake_timer) else {
+            return;
+        };
+        if self.wheel.due(timer).is_some_and(|due| due <= at + slack) {
+            return;
         }
-        let timer = self
-            .wheel
-            .arm(at, slack, TimerKind::Wake.owner(id.index() as u32), 0);
-        self.cells[id.index()].wake_timer = Some((timer, at));
+        self.wheel.cancel(timer);
+        let owner = TimerKind::Wake.owner(id.index() as u32);
+        self.cells[id.index()].wake_timer = self.wheel.arm(at, slack, owner, 0);
     }
 
     pub(crate) fn wake_due(&mut self, index: u32, timer: TimerId) {
         let Some(id) = self.id_at(index) else { return };
         let now = self.now;
         let cell = &mut self.cells[index as usize];
-        // A timer of this place's last tenant may have fired in the same turn in which the place changed hands.
-        if cell.wake_timer.is_none_or(|(armed, _)| armed != timer) {
+        if cell.wake_timer != timer {
             return;
         }
-        cell.wake_timer = None;
-        let Some(at) = cell.wake_at else { return };
+        cell.wake_timer = TimerId::NONE;
+        let at = cell.wake_at;
+        if at == NEVER {
+            return;
+        }
         if at > now {
             let slack = Duration::from_millis(u64::from(cell.wake_slack_ms));
             return self.wake_at(id, Some(at), slack);
         }
-        cell.wake_at = None;
+        cell.wake_at = NEVER;
         self.invoke(id, Event::Wake);
     }
 }

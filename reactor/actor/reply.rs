@@ -1,5 +1,6 @@
 //! Asking and answering, inside the runtime and from outside it.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::ActorId;
+use super::core::Core;
 use super::shared::{Shared, System};
 
 /// Why a question got no answer.
@@ -132,9 +134,13 @@ pub struct Reply<R: Send + 'static> {
     to: Option<ReplyTo<R>>,
 }
 
+/// Takes an answer, or hears that there will be none.
+type Call<R> = Box<dyn FnOnce(Option<R>) + Send>;
+
 enum ReplyTo<R> {
     Actor { shared: Arc<Shared>, ask: AskId },
     Outside(Arc<Cell<R>>),
+    Call(Call<R>),
 }
 
 impl<R: Send + 'static> Reply<R> {
@@ -144,19 +150,38 @@ impl<R: Send + 'static> Reply<R> {
         }
     }
 
+    /// Whether the asker may still take an answer. `false` only when it is known to have given up.
+    pub fn is_awaited(&self) -> bool {
+        match &self.to {
+            Some(ReplyTo::Outside(cell)) => Arc::strong_count(cell) > 1,
+            Some(ReplyTo::Actor { .. } | ReplyTo::Call(_)) => true,
+            None => false,
+        }
+    }
+
+    /// The same duty for another type of value, which `change` turns into this one's.
+    pub fn map<S: Send + 'static>(self, change: impl FnOnce(S) -> R + Send + 'static) -> Reply<S> {
+        let call: Call<S> = Box::new(move |value| {
+            // Without a value `self` is dropped here, which tells the asker.
+            if let Some(value) = value {
+                self.send(change(value));
+            }
+        });
+        Reply {
+            to: Some(ReplyTo::Call(call)),
+        }
+    }
+
     /// Answers. Never fails: when the asker has given up, the value is dropped.
     pub fn send(mut self, value: R) {
         match self.to.take() {
             Some(ReplyTo::Actor { shared, ask }) => {
-                shared.push_system(
-                    ask.core,
-                    System::Reply {
-                        ask,
-                        value: Some(Box::new(value)),
-                    },
-                );
+                let value: Option<Box<dyn Any + Send>> = Some(Box::new(value));
+                // An asker whose core has ended needs no answer.
+                let _ = shared.push_system(ask.core, System::Reply { ask, value });
             }
             Some(ReplyTo::Outside(cell)) => cell.set(Ok(value)),
+            Some(ReplyTo::Call(call)) => call(Some(value)),
             None => {}
         }
     }
@@ -166,9 +191,10 @@ impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         match self.to.take() {
             Some(ReplyTo::Actor { shared, ask }) => {
-                shared.push_system(ask.core, System::Reply { ask, value: None });
+                let _ = shared.push_system(ask.core, System::Reply { ask, value: None });
             }
             Some(ReplyTo::Outside(cell)) => cell.set(Err(AskError::NoReply)),
+            Some(ReplyTo::Call(call)) => call(None),
             None => {}
         }
     }
@@ -317,9 +343,8 @@ impl<R: Send + 'static> Answer<R> {
         match &self.question {
             Some(question) => {
                 let remote = self.shared.core_of(question.target);
-                let queued = remote.map_or(0, |remote| {
-                    remote.gauges.get(question.target.index()).messages()
-                });
+                let queued =
+                    remote.map_or(0, |remote| remote.gauges.messages(question.target.index()));
                 question.timed_out(queued)
             }
             None => AskError::TimedOut {
@@ -354,14 +379,16 @@ impl<R: Send + 'static> Future for Answer<R> {
                 question: question.clone(),
             });
             let cell = self.cell.clone();
-            self.shared.push_system(
-                question.target.core(),
-                System::Run(Box::new(move |core| {
-                    if !cell.state.lock().is_set {
-                        core.expire_later(question.deadline, expiring);
-                    }
-                })),
-            );
+            let arm = move |core: &mut Core| {
+                if !cell.state.lock().is_set {
+                    core.expire_later(question.deadline, expiring);
+                }
+            };
+            let arm = System::Run(Box::new(arm));
+            let target = question.target.core();
+            if self.shared.push_system(target, arm).is_err() {
+                self.cell.set(Err(AskError::NoReply));
+            }
         }
         Poll::Pending
     }
@@ -375,7 +402,10 @@ impl<R: Send + 'static> fmt::Debug for Answer<R> {
 
 /// Something with a deadline that a core keeps for a task outside.
 pub(crate) trait Expire: Send + Sync {
+    /// The time is over.
     fn expire(&self, queued: u32);
+    /// Nobody will watch the time any more.
+    fn give_up(&self);
     fn target(&self) -> ActorId;
     fn is_over(&self) -> bool;
 }
@@ -389,6 +419,12 @@ impl<R: Send> Expire for Expiring<R> {
     fn expire(&self, queued: u32) {
         if let Some(cell) = self.cell.upgrade() {
             cell.set(Err(self.question.timed_out(queued)));
+        }
+    }
+
+    fn give_up(&self) {
+        if let Some(cell) = self.cell.upgrade() {
+            cell.set(Err(AskError::NoReply));
         }
     }
 

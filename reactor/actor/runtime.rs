@@ -11,15 +11,15 @@ use super::cell::NONE;
 use super::core::{Core, on_core_thread};
 use super::lifecycle::SpawnError;
 use super::reply::{Question, Signal, pair};
-use super::shared::{Shared, System};
+use super::shared::{PostError, Shared, System};
 use super::slot::Slot;
 use super::stats::{ActorStats, CoreStats};
 use super::{
-    Actor, ActorId, Address, Answer, AskError, Child, Context, Event, Failure, Limits, Message,
-    NodeId, Reply, SendError, Snapshot, StopReason, TrySendError, WaitError, Waiter,
+    Actor, ActorId, Address, Answer, AskError, Child, Limits, Message, NodeId, Reply, SendError,
+    Snapshot, StopReason, TrySendError, WaitError, Waiter,
 };
-use crate::io::driver::{Disk, Driver};
-use crate::io::memory::MemoryBudget;
+use crate::io::driver::{Disk, Driver, Interface};
+use crate::io::memory::{MemoryBudget, MemoryKind};
 
 /// How long a runtime that is dropped without [`Runtime::shutdown`] lets its actors drain.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -85,11 +85,18 @@ impl Handle {
         core: usize,
         child: impl FnOnce() -> Child<A> + Send + 'static,
     ) -> Result<Address<A>, SpawnError> {
+        if on_core_thread() {
+            return Err(SpawnError::OnCoreThread);
+        }
         let node = self.node;
         let spawned = self
             .run_on(core, move |core| core.spawn(child(), NONE, node))
             .wait_for(HANDLE_DEADLINE);
-        spawned.unwrap_or(Err(SpawnError::ShuttingDown))
+        match spawned {
+            Ok(spawned) => spawned,
+            Err(AskError::TimedOut { .. }) => Err(SpawnError::NoAnswer),
+            Err(_) => Err(SpawnError::ShuttingDown),
+        }
     }
 
     /// Runs `run` on a core's thread.
@@ -101,7 +108,8 @@ impl Handle {
         let (reply, answer) = pair(self.shared.clone(), None);
         if let Ok(core) = u8::try_from(core) {
             let run = Box::new(move |core: &mut Core| reply.send(run(core)));
-            self.shared.push_system(core, System::Run(run));
+            // Coming back from a core that has ended it is dropped, which answers.
+            let _ = self.shared.push_system(core, System::Run(run));
         }
         answer
     }
@@ -116,23 +124,39 @@ impl Handle {
         let Some(remote) = self.shared.core_of(to.id()) else {
             return Err(TrySendError::Stopped(message));
         };
-        if remote.is_gone.load(Ordering::Acquire) {
+        if remote.is_gone() {
             return Err(TrySendError::Stopped(message));
         }
-        let bytes = u32::try_from(message.heap_bytes()).unwrap_or(u32::MAX);
+        let bytes = Slot::bytes_of::<A::Message>(message.heap_bytes());
         if !remote.take_gauge(to.id(), bytes, &self.shared.limits) {
             return Err(TrySendError::Full(message));
         }
-        let mut slot = Slot::new(to.id(), message);
-        slot.bytes = bytes;
+        let mut slot = Slot::counted(to.id(), message, bytes);
         slot.is_remote = true;
-        remote.push_post(slot, &self.shared.limits).map_err(|slot| {
-            remote.gauges.get(to.id().index()).give(1, bytes);
-            match slot.downcast::<A::Message>() {
-                Ok(message) => TrySendError::Full(message),
-                Err(_) => unreachable!("the slot was made from this message type above"),
-            }
-        })
+        // Before it can be handled, since the core then discounts it.
+        self.count_queued(0, bytes);
+        let refused = match remote.push_post(slot, &self.shared.limits) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        self.count_queued(bytes, 0);
+        remote.gauges.get(to.id().index()).give(1, bytes);
+        let (slot, is_full) = match refused {
+            PostError::Full(slot) => (slot, true),
+            PostError::Stopped(slot) => (slot, false),
+        };
+        match slot.downcast::<A::Message>() {
+            Ok(message) if is_full => Err(TrySendError::Full(message)),
+            Ok(message) => Err(TrySendError::Stopped(message)),
+            Err(_) => unreachable!("the slot was made from this message type above"),
+        }
+    }
+
+    fn count_queued(&self, from: u32, to: u32) {
+        if from != to {
+            let memory = &self.shared.memory;
+            memory.adjust(MemoryKind::Queues, from as usize, to as usize);
+        }
     }
 
     /// Sends a message and waits for room, at most for `deadline`. Not for core threads.
@@ -165,12 +189,12 @@ impl Handle {
             }
             true
         };
-        remote.blocked.fetch_add(1, Ordering::SeqCst);
+        remote.begin_blocking();
         let waited = self
             .shared
             .waiter
             .wait(&remote.room, &mut ready, Some(deadline));
-        remote.blocked.fetch_sub(1, Ordering::SeqCst);
+        remote.end_blocking();
         match waited {
             Err(WaitError::OnCoreThread) => Err(SendError::OnCoreThread),
             Ok(()) | Err(WaitError::TimedOut) => result,
@@ -201,7 +225,7 @@ impl Handle {
     /// Gives an actor [`Event::Poke`] on the system lane: look into the memory we share. Whoever pokes keeps a mark
     /// there so that one poke is under way at a time; nothing else bounds them.
     pub fn poke(&self, actor: ActorId) {
-        self.shared.push_system(actor.core(), System::Poke(actor));
+        let _ = self.shared.push_system(actor.core(), System::Poke(actor));
     }
 
     /// Waits in the way of this runtime until `ready` says so: a thread is parked, a simulator steps its world, and on
@@ -245,27 +269,27 @@ impl Handle {
             .wait_for(HANDLE_DEADLINE)
     }
 
+    /// The interfaces of this machine with their addresses.
+    pub fn interfaces(&self) -> Result<io::Result<Vec<Interface>>, AskError> {
+        self.run_on(0, |core| core.driver.interfaces())
+            .wait_for(HANDLE_DEADLINE)
+    }
+
     /// Asks an actor to stop.
     pub fn stop(&self, actor: ActorId) {
         let reason = StopReason::Requested;
-        self.shared
+        let _ = self
+            .shared
             .push_system(actor.core(), System::Stop { actor, reason });
     }
 
-    /// Why an actor ended, once it has.
+    /// Why an actor ended, once it has. [`AskError::NoReply`] if its whole core has ended before.
     pub fn stopped(&self, actor: ActorId) -> Answer<StopReason> {
         let (reply, answer) = pair(self.shared.clone(), None);
-        let node = self.node;
-        let run = move |core: &mut Core| {
-            let watcher = Child::once(EndWatcher {
-                actor,
-                reply: Some(reply),
-            });
-            if let Err(error) = core.spawn(watcher, NONE, node) {
-                log::warn!("nobody can watch {actor}: {error}");
-            }
-        };
-        self.shared
+        let run = move |core: &mut Core| core.mourn(actor, reply);
+        // Coming back from a core that has ended it is dropped, which answers.
+        let _ = self
+            .shared
             .push_system(actor.core(), System::Run(Box::new(run)));
         answer
     }
@@ -300,43 +324,14 @@ impl Handle {
     /// Stops every actor on every core; see [`Runtime::shutdown`].
     pub fn shut_down(&self) {
         for remote in &self.shared.cores {
-            remote.push_system(System::Run(Box::new(Core::shut_down)));
+            let _ = remote.push_system(System::Run(Box::new(Core::shut_down)));
         }
     }
 
     fn kill(&self) {
         for remote in &self.shared.cores {
-            remote.push_system(System::Run(Box::new(Core::kill_all)));
+            let _ = remote.push_system(System::Run(Box::new(Core::kill_all)));
         }
-    }
-}
-
-/// Tells a handle when an actor has ended.
-struct EndWatcher {
-    actor: ActorId,
-    reply: Option<Reply<StopReason>>,
-}
-
-impl Actor for EndWatcher {
-    type Message = ();
-
-    fn started(&mut self, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
-        cx.watch(self.actor);
-        Ok(())
-    }
-
-    fn handle(&mut self, (): (), _: &mut Context<'_, Self>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn on_event(&mut self, event: Event<'_>, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
-        if let Event::Stopped { reason, .. } = event {
-            if let Some(reply) = self.reply.take() {
-                reply.send(reason);
-            }
-            cx.stop();
-        }
-        Ok(())
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cell::State;
+use super::cell::{NONE, State};
 use super::core::{Core, Owed, PendingAsk, RECENT, TimerKind};
 use super::lifecycle::panic_text;
 use super::reply::{AskId, Reply};
-use super::shared::{System, TrySendError};
+use super::shared::{Remote, System, TrySendError};
 use super::slot::{MessageVtable, Slot};
 use super::{ActorId, AskError, Event, Message, StopReason};
 use crate::io::wheel::TimerId;
@@ -21,8 +21,24 @@ const GROUP: u32 = 64;
 /// Groups that are timed message by message after a stall without a clear culprit.
 const PRECISE_GROUPS: u32 = 10_000;
 
+/// Actors that wait for room in one mailbox before those among them are looked for that have ended.
+const ASKERS_SWEPT: usize = 1024;
+
 /// Types named when a stall has no clear culprit.
 const SUSPECTS_MAX: usize = 4;
+
+/// What a message that is being made has been counted as.
+struct Counted<'a> {
+    remote: &'a Remote,
+    to: ActorId,
+    bytes: u32,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.remote.gauges.get(self.to.index()).give(1, self.bytes);
+    }
+}
 
 impl Core {
     /// Queues a message for an actor of any core.
@@ -52,23 +68,23 @@ impl Core {
         if cell.generation != to.generation() || cell.state == State::Free {
             return Err(TrySendError::Stopped(message));
         }
-        let bytes = message.heap_bytes();
+        let bytes = Slot::bytes_of::<M>(message.heap_bytes());
         if is_full || cell.queued >= cell.limits.messages {
             return Err(TrySendError::Full(message));
         }
         // One message larger than the bound passes when nothing else waits, or it could never be sent.
         if bytes > 0
             && cell.queued_bytes > 0
-            && cell.queued_bytes as usize + bytes > cell.limits.bytes as usize
+            && cell.queued_bytes.saturating_add(bytes) > cell.limits.bytes
         {
             return Err(TrySendError::Full(message));
         }
-        let slot = Slot::new(to, M::from(message));
+        let slot = Slot::counted(to, M::from(message), bytes);
         cell.queued += 1;
         cell.high_water = cell.high_water.max(cell.queued);
-        if slot.bytes > 0 {
-            cell.queued_bytes = cell.queued_bytes.saturating_add(slot.bytes);
-            self.queued_bytes += slot.bytes as usize;
+        if bytes > 0 {
+            cell.queued_bytes = cell.queued_bytes.saturating_add(bytes);
+            self.queued_bytes += bytes as isize;
         }
         self.queue.push(Some(slot));
         Ok(())
@@ -83,20 +99,23 @@ impl Core {
         let Some(remote) = self.shared.cores.get(core) else {
             return Err(TrySendError::Stopped(message));
         };
-        if remote.is_gone.load(Ordering::Acquire) {
+        if remote.is_gone() {
             return Err(TrySendError::Stopped(message));
         }
         if self.outboxes[core].len() >= self.shared.limits.outbox_max {
             return Err(TrySendError::Full(message));
         }
-        let bytes = u32::try_from(message.heap_bytes()).unwrap_or(u32::MAX);
+        let bytes = Slot::bytes_of::<M>(message.heap_bytes());
         if !remote.take_gauge(to, bytes, &self.shared.limits) {
             return Err(TrySendError::Full(message));
         }
-        let mut slot = Slot::new(to, M::from(message));
-        // The gauge was charged before the conversion; the same amount has to come back.
-        slot.bytes = bytes;
+        // The conversion is foreign code. If it panics, what was counted has to be given back.
+        let counted = Counted { remote, to, bytes };
+        let mut slot = Slot::counted(to, M::from(message), bytes);
+        std::mem::forget(counted);
         slot.is_remote = true;
+        // Counted by the sender's core and discounted by the receiver's: only their sum has a meaning.
+        self.queued_bytes += bytes as isize;
         self.push_outbox(core, slot);
         Ok(())
     }
@@ -120,7 +139,13 @@ impl Core {
             if self.clock_left == 0 {
                 self.read_clock();
             }
-            if !self.system.is_empty() {
+            // Answers to the questions of these very messages may be here already.
+            if self.remote().has_mail() || !self.system.is_empty() {
+                if self.handled > 0 {
+                    // What follows has its own time taken.
+                    self.read_clock();
+                }
+                self.collect_mail();
                 self.drain_system();
             }
         }
@@ -200,15 +225,16 @@ impl Core {
                         break;
                     }
                 }
-                Ok(Some((id, reason))) => self.fail(id, reason),
+                Ok(Some((id, reason))) => self.fail_on_message(id, reason),
                 Err(panic) => {
                     let id = self.last_receiver();
-                    self.fail(id, StopReason::Panicked(panic_text(&*panic)));
+                    self.fail_on_message(id, StopReason::Panicked(panic_text(&*panic)));
                 }
             }
         }
         let done = (self.batch_next - first) as u32;
         self.handled += done;
+        self.did_work = true;
         done
     }
 
@@ -235,52 +261,45 @@ impl Core {
     fn deliver(&mut self, slot: Slot) -> Option<(ActorId, StopReason)> {
         let id = slot.to;
         self.stats.messages = self.stats.messages.wrapping_add(1);
-        if slot.is_remote {
-            self.owe(id.index(), slot.bytes);
+        match self.cells.get(id.index()) {
+            Some(cell) if cell.generation == id.generation() => match cell.state {
+                State::Running | State::Draining | State::Closing => {}
+                State::Starting => {
+                    if let Some(failed) = self.start(id) {
+                        self.park(slot);
+                        return Some(failed);
+                    }
+                }
+                State::Restarting => {
+                    self.park(slot);
+                    return None;
+                }
+                State::Free => {
+                    self.lose(slot);
+                    return None;
+                }
+            },
+            _ => {
+                self.lose(slot);
+                return None;
+            }
         }
-        let Some(cell) = self.cells.get_mut(id.index()) else {
-            self.undeliverable(slot);
-            return None;
-        };
-        // A living cell has no actor only while it restarts; what is parked then is compared when it is delivered.
-        let is_understood = cell
-            .actor
-            .is_none_or(|actor| slot.vtable.is(actor.vtable().message));
-        if cell.generation != id.generation() || !is_understood {
-            self.undeliverable(slot);
-            return None;
-        }
+        self.discount(&slot);
+        let cell = &mut self.cells[id.index()];
         if !slot.is_remote && !slot.is_system {
             cell.queued -= 1;
-            if slot.bytes > 0 {
-                cell.queued_bytes = cell.queued_bytes.saturating_sub(slot.bytes);
-                self.queued_bytes -= slot.bytes as usize;
-            }
+            cell.queued_bytes = cell.queued_bytes.saturating_sub(slot.bytes);
         }
-        match cell.state {
-            State::Running | State::Draining | State::Closing => {}
-            State::Starting => {
-                if let Some(failed) = self.start(id) {
-                    self.park(slot);
-                    return Some(failed);
-                }
-                return self.deliver_again(slot);
-            }
-            State::Restarting => {
-                self.park(slot);
-                return None;
-            }
-            State::Free => {
-                self.undeliverable(slot);
-                return None;
-            }
+        let actor = cell.actor?;
+        // An address of another runtime may fit an actor of another type.
+        if !slot.vtable.is(actor.vtable().message) {
+            self.undeliverable(slot);
+            return None;
         }
-        let cell = &mut self.cells[id.index()];
         cell.messages = cell.messages.wrapping_add(1);
         if cell.has_askers {
-            self.tell_askers(id, false);
+            self.tell_askers(id.index(), false);
         }
-        let actor = self.cells[id.index()].actor?;
         // SAFETY: the cell is alive, so its actor is; `deliver` runs from the scheduler only, never from within a
         // call; the slot's type was compared with the actor's above.
         match unsafe { actor.handle(slot, self, id) } {
@@ -289,28 +308,30 @@ impl Core {
         }
     }
 
-    /// Delivers a message whose gauges have been settled.
-    fn deliver_again(&mut self, mut slot: Slot) -> Option<(ActorId, StopReason)> {
-        slot.is_remote = false;
-        slot.is_system = true;
-        self.deliver(slot)
+    /// Takes a message off what this core and the actor's remote gauge count.
+    #[inline]
+    fn discount(&mut self, slot: &Slot) {
+        if slot.is_system {
+            return;
+        }
+        self.queued_bytes -= slot.bytes as isize;
+        if slot.is_remote {
+            self.owe(slot.to.index(), slot.bytes);
+        }
     }
 
-    /// Keeps a message for an actor that is being made anew.
-    fn park(&mut self, mut slot: Slot) {
-        let id = slot.to;
-        let Some(cell) = self.cell_mut(id) else {
-            return self.undeliverable(slot);
-        };
-        if !slot.is_system {
-            // While parked it counts as local, whatever lane it came by.
-            cell.queued += 1;
-            slot.is_remote = false;
+    /// Drops a message from the run-queue whose actor has ended.
+    pub(crate) fn lose(&mut self, slot: Slot) {
+        self.discount(&slot);
+        self.undeliverable(slot);
+    }
+
+    /// Keeps a message for an actor that is being made anew. It goes on to count as waiting.
+    fn park(&mut self, slot: Slot) {
+        match self.cell_mut(slot.to) {
+            Some(cell) => cell.extras().parked.push(slot),
+            None => self.lose(slot),
         }
-        let bytes = if slot.is_system { 0 } else { slot.bytes };
-        cell.queued_bytes = cell.queued_bytes.saturating_add(bytes);
-        cell.extras().parked.push(slot);
-        self.queued_bytes += bytes as usize;
     }
 
     /// Puts parked messages before everything else that waits, as they came before it.
@@ -319,10 +340,8 @@ impl Core {
         self.batch.splice(next..next, parked.into_iter().map(Some));
     }
 
+    /// Drops a message that nobody can be given and that is counted nowhere any more.
     pub(crate) fn undeliverable(&mut self, slot: Slot) {
-        if !slot.is_remote && !slot.is_system {
-            self.queued_bytes -= slot.bytes as usize;
-        }
         self.stats.undeliverable = self.stats.undeliverable.wrapping_add(1);
         self.shared.undeliverable.fetch_add(1, Ordering::Relaxed);
         // The drop may run foreign code (a reply, a user's type) that panics.
@@ -346,69 +365,148 @@ impl Core {
         }
     }
 
+    /// Gives back the remote gauge of what has been handled.
     pub(crate) fn settle_owed(&mut self) {
         let Owed {
             index,
             messages,
             bytes,
         } = std::mem::take(&mut self.owed);
-        if messages > 0 {
-            self.remote().gauges.get(index).give(messages, bytes);
+        if messages == 0 {
+            return;
+        }
+        self.remote().gauges.get(index).give(messages, bytes);
+        if self.cells.get(index).is_some_and(|cell| cell.has_askers) {
+            self.tell_askers(index, true);
         }
     }
 
-    /// Tells actors that wait for room in `id`'s mailbox, if there is some or it is gone.
-    pub(crate) fn tell_askers(&mut self, id: ActorId, is_gone: bool) {
+    /// Tells actors that wait for room in the mailbox of place `index`, if there is some. Those of other cores have a
+    /// gauge of their own, which changes only where what is owed is settled.
+    pub(crate) fn tell_askers(&mut self, index: usize, is_settled: bool) {
         let limits = self.shared.limits.mailbox;
-        let remote_room = self.remote().gauges.get(id.index()).has_room(limits);
-        let cell = &mut self.cells[id.index()];
+        let here = self.index;
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
         let local_room =
             cell.queued <= cell.limits.messages / 2 && cell.queued_bytes <= cell.limits.bytes / 2;
         let Some(extras) = &mut cell.extras else {
             return;
         };
-        let here = self.index;
-        let mut told = Vec::new();
-        extras.askers.retain(|asker| {
-            let has_room = if asker.core() == here {
+        let remote_room = is_settled && extras.askers.iter().any(|asker| asker.core() != here) && {
+            let gauge = self.shared.cores[usize::from(here)].gauges.get(index);
+            gauge.await_room();
+            gauge.has_room(limits)
+        };
+        let has_room = |asker: ActorId| {
+            if asker.core() == here {
                 local_room
             } else {
                 remote_room
-            };
-            if has_room || is_gone {
-                told.push(*asker);
             }
-            !(has_room || is_gone)
-        });
+        };
+        let mut told: Vec<ActorId> = extras
+            .askers
+            .iter()
+            .filter(|asker| has_room(*asker))
+            .collect();
+        if told.is_empty() {
+            return;
+        }
+        extras.askers.retain(|asker| !has_room(asker));
         cell.has_askers = !extras.askers.is_empty();
+        let target = ActorId::new(here, index as u32, cell.generation);
+        // The first to be told may take all the room, so it must not always be the same one.
+        self.asker_first = self.asker_first.wrapping_add(1);
+        let first = self.asker_first % told.len();
+        told.rotate_left(first);
         for asker in told {
-            self.push_system(asker, System::Ready { asker, target: id });
+            self.tell_ready(asker, target);
         }
     }
 
+    pub(crate) fn tell_ready(&mut self, asker: ActorId, target: ActorId) {
+        // An asker whose core has ended needs no answer.
+        let _ = self.push_system(asker, System::Ready { asker, target });
+    }
+
+    /// Has `asker`, an actor of this core, told when `target` has room. Whatever lies between them has to have some.
     pub(crate) fn notify_ready(&mut self, asker: ActorId, target: ActorId) {
+        if self.has_way_to(target.core()) {
+            return self.await_room(asker, target);
+        }
+        if !self.way_askers.contains(&(asker, target)) {
+            self.way_askers.push((asker, target));
+        }
+    }
+
+    /// Whether at least half of what leads to a core's actors is free.
+    fn has_way_to(&self, core: u8) -> bool {
+        let limits = &self.shared.limits;
+        if core == self.index {
+            return self.queue.len() <= limits.run_queue_max / 2;
+        }
+        let outbox = self.outboxes.get(usize::from(core));
+        outbox.is_none_or(|outbox| outbox.len() <= limits.outbox_max / 2)
+    }
+
+    /// Goes on with the askers for whom a queue of this core was full.
+    pub(crate) fn tell_way_askers(&mut self) {
+        if self.way_askers.is_empty() {
+            return;
+        }
+        for (asker, target) in std::mem::take(&mut self.way_askers) {
+            if self.cell(asker).is_some() {
+                self.notify_ready(asker, target);
+            }
+        }
+    }
+
+    /// Notes `asker`, of any core, with `target`, of any core.
+    pub(crate) fn await_room(&mut self, asker: ActorId, target: ActorId) {
         if target.core() != self.index {
             let item = System::NotifyReady { asker, target };
-            return self.shared.push_system(target.core(), item);
+            if self.push_system(target, item).is_err() {
+                self.tell_ready(asker, target);
+            }
+            return;
         }
         let Some(cell) = self.cell_mut(target) else {
-            return self.push_system(asker, System::Ready { asker, target });
+            return self.tell_ready(asker, target);
         };
-        let askers = &mut cell.extras().askers;
-        if !askers.contains(&asker) {
-            askers.push(asker);
-        }
+        let extras = cell.extras();
+        let is_new = extras.askers.insert(asker);
+        let count = extras.askers.len();
         cell.has_askers = true;
-        self.tell_askers(target, false);
+        if is_new && count >= ASKERS_SWEPT && count.is_power_of_two() {
+            self.sweep_askers(target);
+        }
+        self.tell_askers(target.index(), true);
     }
 
-    /// Puts something on the system lane of an actor's core.
-    pub(crate) fn push_system(&mut self, to: ActorId, item: System) {
+    /// Forgets askers that have ended while a mailbox stays full. Whether those of other cores live is not known here:
+    /// they are told to try again, and the living ask once more.
+    fn sweep_askers(&mut self, target: ActorId) {
+        let Some(extras) = self.cells[target.index()].extras.as_mut() else {
+            return;
+        };
+        for asker in std::mem::take(&mut extras.askers).iter() {
+            if asker.core() != self.index {
+                self.tell_ready(asker, target);
+            } else if self.cell(asker).is_some() {
+                self.cells[target.index()].extras().askers.insert(asker);
+            }
+        }
+    }
+
+    /// Puts something on the system lane of an actor's core. It comes back when there is no such core any more.
+    pub(crate) fn push_system(&mut self, to: ActorId, item: System) -> Result<(), System> {
         if to.core() == self.index {
             self.system.push_back(item);
-        } else {
-            self.shared.push_system(to.core(), item);
+            return Ok(());
         }
+        self.shared.push_system(to.core(), item)
     }
 
     /// Registers a question; the reply to put into its message, or why it cannot be asked.
@@ -425,18 +523,21 @@ impl Core {
         }
         self.ask_generation = self.ask_generation.wrapping_add(1);
         let generation = self.ask_generation;
-        let entry = self.asks.vacant_entry();
-        let index = entry.key() as u32;
+        let index = self.asks.vacant_key() as u32;
         let owner = TimerKind::Ask.owner(index);
-        let timer = self.wheel.arm(
-            self.now + deadline,
-            Duration::from_millis(1),
-            owner,
-            generation,
-        );
+        let at = self.now + deadline;
+        let timer = self
+            .wheel
+            .arm(at, Duration::from_millis(1), owner, generation);
+        let next = std::mem::replace(&mut self.cells[asker.index()].first_ask, index);
+        if next != NONE {
+            self.asks[next as usize].previous = index;
+        }
         let (actor, message) = names;
-        entry.insert(PendingAsk {
+        self.asks.insert(PendingAsk {
             generation,
+            previous: NONE,
+            next,
             asker,
             target,
             deadline,
@@ -451,6 +552,42 @@ impl Core {
             generation,
         };
         Ok((ask, Reply::to_actor(self.shared.clone(), ask)))
+    }
+
+    /// The question `ask`, taken out of the table and its timer disarmed, if it is still in flight.
+    pub(crate) fn take_ask(&mut self, ask: AskId) -> Option<PendingAsk> {
+        let index = ask.index as usize;
+        if self.asks.get(index)?.generation != ask.generation {
+            return None;
+        }
+        let pending = self.asks.remove(index);
+        self.wheel.cancel(pending.timer);
+        if pending.next != NONE {
+            self.asks[pending.next as usize].previous = pending.previous;
+        }
+        if pending.previous != NONE {
+            self.asks[pending.previous as usize].next = pending.next;
+        } else {
+            self.cells[pending.asker.index()].first_ask = pending.next;
+        }
+        Some(pending)
+    }
+
+    /// Forgets the questions of an actor.
+    pub(crate) fn forget_asks_of(&mut self, asker: ActorId) {
+        while let Some(index) = self
+            .cell(asker)
+            .map(|cell| cell.first_ask)
+            .filter(|index| *index != NONE)
+        {
+            let generation = self.asks[index as usize].generation;
+            let ask = AskId {
+                core: self.index,
+                index,
+                generation,
+            };
+            self.take_ask(ask);
+        }
     }
 
     pub(crate) fn ask_timed_out(&mut self, index: u32, generation: u32) {
@@ -475,7 +612,6 @@ impl Core {
         let Some(pending) = self.take_ask(ask) else {
             return;
         };
-        self.wheel.cancel(pending.timer);
         self.complete_ask(pending, value.ok_or(AskError::NoReply));
     }
 
@@ -499,14 +635,31 @@ impl Core {
         slot.is_system = true;
         slot.is_remote = false;
         self.remember(&slot);
-        match catch_unwind(AssertUnwindSafe(|| self.deliver(slot))) {
-            Ok(None) => {}
-            Ok(Some((id, reason))) => self.fail(id, reason),
-            Err(panic) => {
-                let id = self.last_receiver();
-                self.fail(id, StopReason::Panicked(panic_text(&*panic)));
-            }
+        let before = self.driver.now();
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.deliver(slot))) {
+            Ok(failed) => failed,
+            Err(panic) => Some((
+                self.last_receiver(),
+                StopReason::Panicked(panic_text(&*panic)),
+            )),
+        };
+        self.now = self.driver.now();
+        let took = self.now.saturating_duration_since(before);
+        self.add_busy(self.last_receiver(), took);
+        if took >= self.shared.limits.stall {
+            self.blame(1, took);
         }
+        if let Some((id, reason)) = failed {
+            self.fail_on_message(id, reason);
+        }
+    }
+
+    /// An actor failed on a message, which is lost.
+    fn fail_on_message(&mut self, id: ActorId, reason: StopReason) {
+        if let Some(cell) = self.cell_mut(id) {
+            cell.extras().dropped += 1;
+        }
+        self.fail(id, reason);
     }
 
     /// Hands an event to an actor and times it.
@@ -514,10 +667,10 @@ impl Core {
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        if cell.state == State::Starting {
-            if let Some((id, reason)) = self.start(id) {
-                return self.fail(id, reason);
-            }
+        if cell.state == State::Starting
+            && let Some((id, reason)) = self.start(id)
+        {
+            return self.fail(id, reason);
         }
         let Some(cell) = self.cell_mut(id) else {
             return;
@@ -526,6 +679,7 @@ impl Core {
             return;
         }
         let Some(actor) = cell.actor else { return };
+        self.did_work = true;
         let name = event_name(&event);
         let before = self.driver.now();
         // SAFETY: the cell is alive, so its actor is, and events are handed out by the scheduler only, never from
@@ -602,10 +756,47 @@ impl Core {
 
     /// A timer with a tag has come.
     pub(crate) fn timer_due(&mut self, index: u32, timer: TimerId, tag: u32) {
-        if let Some(id) = self.id_at(index) {
-            let cell = &mut self.cells[index as usize];
-            cell.timers = cell.timers.saturating_sub(1);
-            self.invoke(id, Event::Timer { timer, tag });
+        let cell = &mut self.cells[index as usize];
+        cell.timers -= 1;
+        match self.id_at(index) {
+            Some(id) => self.invoke(id, Event::Timer { timer, tag }),
+            None => self.orphan_gone(index),
+        }
+    }
+
+    /// One of the timers that the last tenant of a free place left behind is gone.
+    fn orphan_gone(&mut self, index: u32) {
+        self.orphan_timers -= 1;
+        if self.cells[index as usize].timers == 0 {
+            self.give_place(index);
+        }
+    }
+
+    /// Leaves the tagged timers of an actor that has ended to fire for nobody, since finding them takes a look at every
+    /// timer. When such timers become many, they are cleared away in one go.
+    pub(crate) fn orphan_timers(&mut self, index: u32) {
+        const KEPT: usize = 256;
+        self.orphan_timers += self.cells[index as usize].timers as usize;
+        if self.orphan_timers <= KEPT.max(self.wheel.len() / 2) {
+            return;
+        }
+        let cells = &mut self.cells;
+        let mut freed = Vec::new();
+        let cancelled = self.wheel.cancel_where(|owner| {
+            let index = TimerKind::Tagged.index_in(owner);
+            let place = index.and_then(|index| cells.get_mut(index as usize));
+            let Some(cell) = place.filter(|cell| !cell.is_alive()) else {
+                return false;
+            };
+            cell.timers -= 1;
+            if cell.timers == 0 {
+                freed.extend(index);
+            }
+            true
+        });
+        self.orphan_timers -= cancelled;
+        for index in freed {
+            self.give_place(index);
         }
     }
 }

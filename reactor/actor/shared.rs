@@ -137,6 +137,8 @@ pub(crate) enum System {
     Deliver(Slot),
     Started(ActorId),
     Restart(ActorId),
+    /// The last child of an actor that waits for its children is gone.
+    Childless(ActorId),
     Poke(ActorId),
     Reply {
         ask: AskId,
@@ -167,6 +169,10 @@ pub(crate) enum System {
         asker: ActorId,
         target: ActorId,
     },
+    /// A sender was refused and gave back what it had counted: who waits for room must look again.
+    LookAgain {
+        index: u32,
+    },
     Give {
         to: ActorId,
         socket: DetachedSocket,
@@ -185,9 +191,12 @@ pub(crate) struct Gauge {
     /// The actor's own bounds, 0 for the runtime's.
     messages_max: AtomicU32,
     bytes_max: AtomicU32,
+    /// An actor of another core waits for room.
+    is_awaited: AtomicBool,
 }
 
 impl Gauge {
+    /// Counts a message if there is room. A refused one is counted for a moment, too.
     fn take(&self, bytes: u32, default: MailboxLimits) -> bool {
         let (messages_max, bytes_max) = self.limits(default);
         if self.messages.fetch_add(1, Ordering::Relaxed) >= messages_max {
@@ -227,8 +236,20 @@ impl Gauge {
             && self.bytes.load(Ordering::Relaxed) <= bytes_max / 2
     }
 
-    pub(crate) fn messages(&self) -> u32 {
+    fn messages(&self) -> u32 {
         self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Says that somebody waits for room. To be called before [`Gauge::has_room`] is asked.
+    pub(crate) fn await_room(&self) {
+        self.is_awaited.store(true, Ordering::Relaxed);
+        // Pairs with the fence of `Remote::take_gauge`: either it sees the mark, or `has_room` sees what it gave back.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether somebody waits for room who has not been told to look again. Clears the mark.
+    fn take_await(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed) && self.is_awaited.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn set_limits(&self, limits: Option<MailboxLimits>) {
@@ -257,6 +278,13 @@ impl Gauges {
             .get_or_init(|| (0..LEAF).map(|_| Gauge::default()).collect());
         &leaf[index % LEAF]
     }
+
+    /// Messages counted for a place, without making its gauge.
+    pub(crate) fn messages(&self, index: usize) -> u32 {
+        let branch = self.0.get(index / (LEAF * LEAF)).and_then(OnceLock::get);
+        let leaf = branch.and_then(|branch| branch[index / LEAF % LEAF].get());
+        leaf.map_or(0, |leaf| leaf[index % LEAF].messages())
+    }
 }
 
 /// What other threads reach of a core.
@@ -267,13 +295,16 @@ pub(crate) struct Remote {
     /// Something was posted since the core last looked.
     has_mail: AtomicBool,
     /// Outside threads that block in `send` because of a full mailbox on this core.
-    pub(crate) blocked: AtomicU32,
+    blocked: AtomicU32,
     pub(crate) room: Arc<Signal>,
     batches: (Sender<Vec<Slot>>, Receiver<Vec<Slot>>),
+    /// A core sleeps with a batch that `batches` had no room for.
+    wants_batch_room: AtomicBool,
     post: Mutex<Vec<Slot>>,
     system: Mutex<Vec<System>>,
     pub(crate) gauges: Gauges,
-    pub(crate) is_gone: AtomicBool,
+    /// The core has ended. Set with `system` and `post` locked, so that nothing is put there afterwards.
+    is_gone: AtomicBool,
 }
 
 /// Batches of messages that may wait between two looks of a core at its inbox.
@@ -288,6 +319,7 @@ impl Remote {
             blocked: AtomicU32::new(0),
             room: Arc::new(Signal::default()),
             batches: crossbeam_channel::bounded(BATCHES_MAX),
+            wants_batch_room: AtomicBool::new(false),
             post: Mutex::new(Vec::new()),
             system: Mutex::new(Vec::new()),
             gauges: Gauges::new(),
@@ -295,7 +327,7 @@ impl Remote {
         }
     }
 
-    fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.has_mail.store(true, Ordering::Release);
         // Pairs with the fence in `prepare_sleep`: either this thread sees `sleeping`, or the core sees `has_mail`.
         fence(Ordering::SeqCst);
@@ -304,38 +336,96 @@ impl Remote {
         }
     }
 
-    /// Puts something on the system lane. Lost only when the core has ended.
-    pub(crate) fn push_system(&self, item: System) {
-        if self.is_gone.load(Ordering::Acquire) {
-            return;
-        }
-        self.system.lock().push(item);
-        self.notify();
+    /// A thread is going to look for room and to wait until `room` says that there is some.
+    pub(crate) fn begin_blocking(&self) {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence of `has_blocked`: either the core sees this thread, or it sees the room that the core made.
+        fence(Ordering::SeqCst);
     }
 
-    /// A batch from another core; it comes back when the inbox is full.
-    pub(crate) fn push_batch(&self, batch: Vec<Slot>) -> Result<(), Vec<Slot>> {
-        match self.batches.0.try_send(batch) {
-            Ok(()) => {
-                self.notify();
-                Ok(())
-            }
-            Err(ChannelError::Full(batch)) => Err(batch),
-            // The receiver lives as long as the sender: both are fields of this struct.
-            Err(ChannelError::Disconnected(_)) => Ok(()),
+    pub(crate) fn end_blocking(&self) {
+        self.blocked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a thread waits for room. To be asked after room was made.
+    pub(crate) fn has_blocked(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.blocked.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether something was posted since [`Remote::take_mail_mark`].
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
+
+    /// Nothing more is taken; what is there already has to be collected once more.
+    pub(crate) fn close(&self) {
+        let (_system, _post) = (self.system.lock(), self.post.lock());
+        self.is_gone.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Puts something on the system lane. It comes back when the core has ended.
+    pub(crate) fn push_system(&self, item: System) -> Result<(), System> {
+        let mut system = self.system.lock();
+        if self.is_gone() {
+            return Err(item);
         }
+        system.push(item);
+        drop(system);
+        self.notify();
+        Ok(())
+    }
+
+    /// A batch from another core; it comes back when the inbox is full or the core has ended.
+    pub(crate) fn push_batch(&self, batch: Vec<Slot>) -> Result<(), Vec<Slot>> {
+        if self.is_gone() {
+            return Err(batch);
+        }
+        match self.batches.0.try_send(batch) {
+            Ok(()) => self.notify(),
+            Err(ChannelError::Full(batch) | ChannelError::Disconnected(batch)) => {
+                return Err(batch);
+            }
+        }
+        // The fence in `notify` pairs with the one in `close`: either the core's last look finds the batch, or this one.
+        match self.is_gone().then(|| self.take_batch()).flatten() {
+            Some(batch) => Err(batch),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the core wake all others once it has taken a batch. To be called before one more attempt to push one.
+    pub(crate) fn await_batch_room(&self) {
+        self.wants_batch_room.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `take_batch_wish`: either the core sees the wish, or the attempt sees its room.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether another core waits for room. To be called after taking batches.
+    pub(crate) fn take_batch_wish(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.wants_batch_room.load(Ordering::Relaxed)
+            && self.wants_batch_room.swap(false, Ordering::Relaxed)
     }
 
     /// A message from an outside thread; it comes back when there is no room.
-    pub(crate) fn push_post(&self, slot: Slot, limits: &Limits) -> Result<(), Slot> {
+    pub(crate) fn push_post(&self, slot: Slot, limits: &Limits) -> Result<(), PostError> {
         let mut post = self.post.lock();
+        if self.is_gone() {
+            return Err(PostError::Stopped(slot));
+        }
         if post.len() >= limits.outbox_max {
-            return Err(slot);
+            return Err(PostError::Full(slot));
         }
         post.push(slot);
-        let is_first = post.len() == 1;
         drop(post);
-        if is_first {
+        // Another thread may have posted first and not have come to say so.
+        if !self.has_mail.load(Ordering::Relaxed) {
             self.notify();
         }
         Ok(())
@@ -343,7 +433,18 @@ impl Remote {
 
     /// Counts a message against its receiver's bounds.
     pub(crate) fn take_gauge(&self, to: ActorId, bytes: u32, limits: &Limits) -> bool {
-        self.gauges.get(to.index()).take(bytes, limits.mailbox)
+        let gauge = self.gauges.get(to.index());
+        if gauge.take(bytes, limits.mailbox) {
+            return true;
+        }
+        // For a moment the refused message was counted, and the core may have seen no room because of it.
+        fence(Ordering::SeqCst);
+        if gauge.take_await() {
+            let index = to.index() as u32;
+            // A core that has ended has told everybody who waits.
+            let _ = self.push_system(System::LookAgain { index });
+        }
+        false
     }
 
     /// Whether anything was posted since the last call. Clears the mark, so look into all inboxes after it.
@@ -379,6 +480,15 @@ impl Remote {
     }
 }
 
+/// Why a message from an outside thread was not taken.
+pub(crate) enum PostError {
+    Full(Slot),
+    Stopped(Slot),
+}
+
+/// Who has which name in which node, and what it is.
+type Registry<'a> = BTreeMap<(NodeId, &'a str), (ActorId, TypeId)>;
+
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) memory: MemoryBudget,
@@ -386,7 +496,7 @@ pub(crate) struct Shared {
     pub(crate) waiter: Arc<dyn Waiter>,
     pub(crate) nodes: AtomicU32,
     pub(crate) undeliverable: AtomicUsize,
-    registry: Mutex<BTreeMap<(NodeId, &'static str), (ActorId, TypeId)>>,
+    registry: Mutex<Registry<'static>>,
 }
 
 impl Shared {
@@ -412,9 +522,11 @@ impl Shared {
         self.cores.get(usize::from(actor.core()))
     }
 
-    pub(crate) fn push_system(&self, core: u8, item: System) {
-        if let Some(remote) = self.cores.get(usize::from(core)) {
-            remote.push_system(item);
+    /// Puts something on a core's system lane. It comes back when there is no such core or it has ended.
+    pub(crate) fn push_system(&self, core: u8, item: System) -> Result<(), System> {
+        match self.cores.get(usize::from(core)) {
+            Some(remote) => remote.push_system(item),
+            None => Err(item),
         }
     }
 
@@ -443,11 +555,10 @@ impl Shared {
     }
 
     pub(crate) fn lookup(&self, node: NodeId, name: &str, of: TypeId) -> Option<ActorId> {
-        let registry = self.registry.lock();
-        registry
-            .range((node, "")..)
-            .take_while(|(key, _)| key.0 == node)
-            .find(|(key, (_, held))| key.1 == name && *held == of)
-            .map(|(_, (id, _))| *id)
+        let guard = self.registry.lock();
+        // For looking up, the names need not live for ever.
+        let registry: &Registry<'_> = &guard;
+        let (id, held) = registry.get(&(node, name))?;
+        (*held == of).then_some(*id)
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Slot {
     pub(crate) bytes: u32,
     /// Counted in the receiver's remote gauge instead of its local one.
     pub(crate) is_remote: bool,
-    /// Not counted in either gauge: replies, offload results.
+    /// Not counted anywhere: replies, offload results.
     pub(crate) is_system: bool,
     /// Either the message itself or a `Box` of it, as `is_inline` says for its type.
     data: Data,
@@ -60,14 +60,24 @@ pub(crate) struct Slot {
 unsafe impl Send for Slot {}
 
 impl Slot {
-    #[inline]
+    /// A message that counts as no bytes.
     pub(crate) fn new<M: Message>(to: ActorId, message: M) -> Slot {
-        let bytes = message.heap_bytes()
-            + if is_inline::<M>() {
-                0
-            } else {
-                mem::size_of::<M>()
-            };
+        Slot::counted(to, message, 0)
+    }
+
+    /// The bytes that a message which owns `heap_bytes` counts as once it is an `M` in a slot.
+    #[inline]
+    pub(crate) fn bytes_of<M: Message>(heap_bytes: usize) -> u32 {
+        let boxed = if is_inline::<M>() {
+            0
+        } else {
+            mem::size_of::<M>()
+        };
+        u32::try_from(heap_bytes.saturating_add(boxed)).unwrap_or(u32::MAX)
+    }
+
+    #[inline]
+    pub(crate) fn counted<M: Message>(to: ActorId, message: M, bytes: u32) -> Slot {
         let mut data: Data = [MaybeUninit::uninit(); INLINE_SIZE_MAX / 8];
         let place = data.as_mut_ptr();
         if is_inline::<M>() {
@@ -81,7 +91,7 @@ impl Slot {
         Slot {
             to,
             vtable: MessageVtable::of::<M>(),
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            bytes,
             is_remote: false,
             is_system: false,
             data,
@@ -138,12 +148,15 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    struct Small(Arc<()>);
+    struct Small(#[expect(dead_code, reason = "held for its drop")] Arc<()>);
     impl Message for Small {}
-    struct Large(Arc<()>, [u64; 8]);
+    struct Large(
+        #[expect(dead_code, reason = "held for its drop")] Arc<()>,
+        [u64; 8],
+    );
     impl Message for Large {}
     #[repr(align(32))]
-    struct Aligned(Arc<()>);
+    struct Aligned(#[expect(dead_code, reason = "held for its drop")] Arc<()>);
     impl Message for Aligned {}
 
     fn id() -> ActorId {
@@ -154,7 +167,8 @@ mod tests {
     fn messages_of_every_size_and_alignment_come_out_as_they_went_in_and_are_dropped_once() {
         let count = Arc::new(());
         let small = Slot::new(id(), Small(count.clone()));
-        let large = Slot::new(id(), Large(count.clone(), [7; 8]));
+        let bytes = Slot::bytes_of::<Large>(0);
+        let large = Slot::counted(id(), Large(count.clone(), [7; 8]), bytes);
         let aligned = Slot::new(id(), Aligned(count.clone()));
         assert_eq!(Arc::strong_count(&count), 4);
         assert_eq!((small.bytes, large.bytes), (0, 72));

@@ -4,19 +4,16 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::cell::NONE;
+use super::cell::{NONE, State};
 use super::core::{Core, MEMORY_RETRY, TimerKind};
 use super::shared::System;
 use super::{ActorId, Event};
 use crate::io::driver::{
-    Datagram, DetachedSocket, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
+    Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Bytes of unsent data that are kept allocated once they have gone.
-const TAIL_KEPT: usize = 0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -46,6 +43,8 @@ pub(crate) struct SocketState {
     is_read_closed: bool,
     /// Half-close once the unsent bytes are gone.
     shuts_down: bool,
+    /// Half-closed.
+    is_write_shut: bool,
     /// A send was refused: the owner waits for `Event::Writable`.
     wants_writable: bool,
     extras: Option<Box<SocketExtras>>,
@@ -235,6 +234,9 @@ impl Core {
                 if ready.writable {
                     self.write_tail(socket);
                 }
+                if ready.error {
+                    self.check_broken(socket);
+                }
                 self.read_on(socket);
             }
         }
@@ -249,10 +251,30 @@ impl Core {
     }
 
     fn requeue(&mut self, socket: SocketId) {
-        if let Some(state) = self.socket_mut(socket) {
-            if !std::mem::replace(&mut state.is_queued, true) {
-                self.requeued.push_back(socket);
-            }
+        if let Some(state) = self.socket_mut(socket)
+            && !std::mem::replace(&mut state.is_queued, true)
+        {
+            self.requeued.push_back(socket);
+        }
+    }
+
+    /// Reading reports what breaks a connection. Once its stream has ended nobody reads any more.
+    fn check_broken(&mut self, socket: SocketId) {
+        let is_at_end = |state: &&SocketState| state.kind == Kind::Stream && state.is_read_closed;
+        if self.socket(socket).filter(is_at_end).is_some()
+            && let Some(error) = self.driver.take_error(socket)
+        {
+            self.broken(socket, error);
+        }
+    }
+
+    /// A socket is of no use any more: its owner is told.
+    fn broken(&mut self, socket: SocketId, error: io::Error) {
+        let owner = self.owner_of(socket);
+        self.forget_socket(socket);
+        self.driver.close(socket, true);
+        if let Some(owner) = owner {
+            self.invoke(owner, Event::Closed { socket, error });
         }
     }
 
@@ -271,6 +293,8 @@ impl Core {
         if let Some(state) = self.socket_mut(socket) {
             state.kind = Kind::Stream;
             self.invoke(owner, Event::Connected { socket });
+            // What was written meanwhile.
+            self.write_tail(socket);
             self.read_on(socket);
         }
     }
@@ -362,10 +386,7 @@ impl Core {
     fn read_stream(&mut self, socket: SocketId) {
         let mut buffer = self.take_read_buffer();
         let mut left = self.shared.limits.read_budget;
-        loop {
-            let Some(owner) = self.owner_of(socket) else {
-                break;
-            };
+        while let Some(owner) = self.owner_of(socket) {
             let state = &self.sockets[socket.index as usize];
             if state.is_paused || state.is_read_closed {
                 break;
@@ -406,9 +427,7 @@ impl Core {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.forget_socket(socket);
-                    self.driver.close(socket, true);
-                    self.invoke(owner, Event::Closed { socket, error });
+                    self.broken(socket, error);
                     break;
                 }
             }
@@ -452,12 +471,7 @@ impl Core {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let owner = self.owner_of(socket);
-                    self.forget_socket(socket);
-                    self.driver.close(socket, true);
-                    if let Some(owner) = owner {
-                        self.invoke(owner, Event::Closed { socket, error });
-                    }
+                    self.broken(socket, error);
                     break;
                 }
             }
@@ -474,22 +488,11 @@ impl Core {
             );
             return;
         };
-        let Some(state) = self.socket(socket) else {
-            return;
-        };
-        let routes = state
-            .extras
-            .as_ref()
-            .map_or(&[][..], |extras| &extras.routes);
-        let routed = data.first().and_then(|first| {
-            routes
-                .iter()
-                .find(|(low, high, _)| (*low..=*high).contains(first))
-        });
-        let Some(to) = routed
-            .map(|route| route.2)
-            .or_else(|| self.owner_of(socket))
-        else {
+        let routed = data
+            .first()
+            .and_then(|first| self.routed(socket, *first))
+            .or_else(|| self.owner_of(socket));
+        let Some(to) = routed else {
             return;
         };
         let datagram = Datagram {
@@ -501,6 +504,14 @@ impl Core {
             data,
         };
         self.invoke(to, Event::Datagram { socket, datagram });
+    }
+
+    /// Whom a route leads to. One to an actor that has ended leads nowhere.
+    fn routed(&self, socket: SocketId, first: u8) -> Option<ActorId> {
+        let extras = self.socket(socket)?.extras.as_ref()?;
+        let mut routes = extras.routes.iter();
+        let (_, _, to) = routes.find(|(low, high, _)| (*low..=*high).contains(&first))?;
+        self.cell(*to).map(|_| *to)
     }
 
     /// Has datagrams whose first byte lies in `first` go to `to` instead of the owner.
@@ -515,17 +526,27 @@ impl Core {
             let text = "a route leads to an actor of the same core";
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
-        let state = self.owned(socket, owner)?;
+        self.owned(socket, owner)?;
+        let state = &mut self.sockets[socket.index as usize];
+        if state.kind != Kind::Udp {
+            let text = "only datagrams have routes";
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
+        let range = (*first.start(), *first.end());
+        let cells = &self.cells;
+        let is_alive = |id: ActorId| {
+            let cell = cells.get(id.index());
+            cell.is_some_and(|cell| cell.generation == id.generation() && cell.is_alive())
+        };
         let routes = &mut state.extras.get_or_insert_default().routes;
-        routes
-            .retain(|route| route.2 != to || (route.0, route.1) != (*first.start(), *first.end()));
+        routes.retain(|route| (route.0, route.1) != range && is_alive(route.2));
         if routes.len() == ROUTES_MAX {
             return Err(io::Error::new(
                 ErrorKind::QuotaExceeded,
                 "too many routes on one socket",
             ));
         }
-        routes.push((*first.start(), *first.end(), to));
+        routes.push((range.0, range.1, to));
         Ok(())
     }
 
@@ -558,10 +579,18 @@ impl Core {
         socket: SocketId,
         bytes: &[u8],
     ) -> io::Result<usize> {
-        self.owned(socket, owner)?;
+        let state = self.owned(socket, owner)?;
+        let kind = state.kind;
+        if !matches!(kind, Kind::Stream | Kind::Connecting)
+            || state.shuts_down
+            || state.is_write_shut
+        {
+            let text = "only the open writing half of a connection can be written to";
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
         let mut bytes = bytes;
         let before = self.unsent(socket);
-        if before == 0 {
+        if before == 0 && kind == Kind::Stream {
             match self.write_some(socket, bytes) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) => {
@@ -581,11 +610,12 @@ impl Core {
             ));
         }
         let state = &mut self.sockets[socket.index as usize];
-        state
-            .extras
-            .get_or_insert_default()
-            .tail
-            .extend_from_slice(bytes);
+        let extras = state.extras.get_or_insert_default();
+        if extras.sent >= extras.tail.len() - extras.sent {
+            // The peer may never catch up, so what has gone must not wait for the rest to go.
+            extras.tail.drain(..std::mem::take(&mut extras.sent));
+        }
+        extras.tail.extend_from_slice(bytes);
         self.unsent_bytes += bytes.len();
         Ok(before + bytes.len())
     }
@@ -611,53 +641,64 @@ impl Core {
             return;
         };
         let state = &mut self.sockets[socket.index as usize];
-        let wanted = std::mem::take(&mut state.wants_writable);
-        let Some(extras) = state
+        let is_wanted = std::mem::take(&mut state.wants_writable);
+        let shuts_down = state.shuts_down;
+        let (tail, sent) = state
             .extras
             .as_mut()
-            .filter(|extras| !extras.tail.is_empty())
-        else {
-            if wanted {
-                self.invoke(owner, Event::Writable { socket });
+            .map_or_else(Default::default, |extras| {
+                (
+                    std::mem::take(&mut extras.tail),
+                    std::mem::take(&mut extras.sent),
+                )
+            });
+        if !tail.is_empty() {
+            let written = match self.write_some(socket, &tail[sent..]) {
+                Ok(written) => written,
+                Err(error) => {
+                    self.unsent_bytes -= tail.len() - sent;
+                    return self.broken(socket, error);
+                }
+            };
+            self.unsent_bytes -= written;
+            let state = &mut self.sockets[socket.index as usize];
+            if sent + written < tail.len() {
+                let extras = state.extras.get_or_insert_default();
+                (extras.tail, extras.sent) = (tail, sent + written);
+                return;
             }
-            return;
-        };
-        let (tail, sent) = (std::mem::take(&mut extras.tail), extras.sent);
-        let result = self.write_some(socket, &tail[sent..]);
-        let state = &mut self.sockets[socket.index as usize];
-        let extras = state.extras.get_or_insert_default();
-        extras.tail = tail;
-        let written = match result {
-            Ok(written) => written,
-            Err(error) => {
-                self.forget_socket(socket);
-                self.driver.close(socket, true);
-                return self.invoke(owner, Event::Closed { socket, error });
-            }
-        };
-        extras.sent += written;
-        self.unsent_bytes -= written;
-        if extras.sent < extras.tail.len() {
-            return;
-        }
-        if extras.routes.is_empty() && TAIL_KEPT == 0 {
             state.extras = None;
-        } else {
-            (extras.tail, extras.sent) = (Vec::new(), 0);
+        } else if !is_wanted && !shuts_down {
+            return;
         }
-        if std::mem::take(&mut state.shuts_down) {
+        if shuts_down {
+            self.sockets[socket.index as usize].shuts_down = false;
+            // If the connection is broken, reading or writing tells.
             let _ = self.driver.shutdown_write(socket);
+            self.sockets[socket.index as usize].is_write_shut = true;
         }
         self.invoke(owner, Event::Writable { socket });
     }
 
     pub(crate) fn shutdown_write(&mut self, owner: ActorId, socket: SocketId) -> io::Result<()> {
-        self.owned(socket, owner)?;
-        if self.unsent(socket) > 0 {
-            self.sockets[socket.index as usize].shuts_down = true;
-            return Ok(());
+        let is_connecting = self.owned(socket, owner)?.kind == Kind::Connecting;
+        let waits = is_connecting || self.unsent(socket) > 0;
+        if !waits {
+            self.driver.shutdown_write(socket)?;
         }
-        self.driver.shutdown_write(socket)
+        let state = &mut self.sockets[socket.index as usize];
+        (state.shuts_down, state.is_write_shut) = (waits, !waits);
+        Ok(())
+    }
+
+    /// The driver, for what `owner` does to its own UDP socket.
+    pub(crate) fn udp_driver(
+        &mut self,
+        owner: ActorId,
+        socket: SocketId,
+    ) -> io::Result<&mut dyn Driver> {
+        self.owned(socket, owner)?;
+        Ok(&mut *self.driver)
     }
 
     pub(crate) fn udp_send(
@@ -698,7 +739,6 @@ impl Core {
                 "only connections can be given away",
             ));
         }
-        state.is_paused = true;
         if to.core() == self.index {
             if self.cell(to).is_none() {
                 return Err(io::Error::new(
@@ -706,6 +746,7 @@ impl Core {
                     "the receiver has ended",
                 ));
             }
+            self.sockets[socket.index as usize].is_paused = true;
             self.unlink_socket(socket.index);
             self.link_socket(socket.index, to.index() as u32);
             self.system.push_back(System::Given { to, socket });
@@ -719,14 +760,16 @@ impl Core {
         }
         self.forget_socket(socket);
         let socket = self.driver.detach(socket).ok_or_else(gone)?;
-        self.shared
+        // On a core that has just ended nobody would take it: it closes.
+        let _ = self
+            .shared
             .push_system(to.core(), System::Give { to, socket });
         Ok(())
     }
 
     /// A connection from another core.
     pub(crate) fn take_given(&mut self, to: ActorId, socket: DetachedSocket) {
-        if self.cell(to).is_none() {
+        if !self.takes_sockets(to) {
             return;
         }
         match self.driver.attach(socket) {
@@ -739,13 +782,24 @@ impl Core {
         }
     }
 
+    /// A connection of this core.
     pub(crate) fn given(&mut self, to: ActorId, socket: SocketId) {
-        if self
-            .socket(socket)
-            .is_some_and(|state| state.owner as usize == to.index())
-        {
-            self.invoke(to, Event::Given { socket });
+        let is_its = |state: &&SocketState| state.owner as usize == to.index();
+        if self.socket(socket).filter(is_its).is_none() {
+            return;
         }
+        if self.takes_sockets(to) {
+            self.invoke(to, Event::Given { socket });
+        } else {
+            self.close_socket(socket, to, false);
+        }
+    }
+
+    /// Whether an actor can be given a connection. One that is being made anew would not hear of it, and loses it as it
+    /// lost those that it had.
+    fn takes_sockets(&self, to: ActorId) -> bool {
+        let cell = self.cell(to);
+        cell.is_some_and(|cell| cell.state != State::Restarting)
     }
 }
 
@@ -763,6 +817,7 @@ impl SocketState {
             is_closing: false,
             is_read_closed: false,
             shuts_down: false,
+            is_write_shut: false,
             wants_writable: false,
             extras: None,
         }

@@ -43,6 +43,10 @@ impl Disk for SystemDisk {
         os::sync_dir(Path::new(path))
     }
 
+    fn is_private(&self, path: &str) -> io::Result<bool> {
+        os::is_private(Path::new(path))
+    }
+
     /// The file is created if it is absent, and stays when the lock ends, since removing it would race with the next
     /// holder. The lock is advisory, and goes with the process however it ends.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Any + Send>> {

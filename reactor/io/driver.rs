@@ -239,6 +239,8 @@ pub trait Driver {
     fn detach(&mut self, socket: SocketId) -> Option<DetachedSocket>;
     /// Takes over a TCP connection detached from another core's driver of the same kind.
     fn attach(&mut self, socket: DetachedSocket) -> io::Result<SocketId>;
+    /// The other end's address of a TCP connection, canonical.
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr>;
     /// The local address of a socket.
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr>;
 

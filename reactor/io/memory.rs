@@ -114,5 +114,9 @@ mod tests {
         budget.adjust(MemoryKind::Queues, 40, 5);
         budget.adjust(MemoryKind::SendBuffers, 0, 100);
         assert!(budget.is_over() && budget.used() == 105);
+        budget.adjust(MemoryKind::Queues, 6, 0);
+        assert_eq!(budget.used(), 100, "less than nothing is nothing");
+        budget.adjust(MemoryKind::Queues, 0, 6);
+        assert_eq!(budget.used(), 105);
     }
 }

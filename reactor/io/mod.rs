@@ -18,6 +18,7 @@ mod offload;
 mod os;
 #[cfg(feature = "driver-polling")]
 mod polling;
+mod random;
 mod resolver;
 mod select;
 pub mod signals;
@@ -38,6 +39,7 @@ pub use offload::{
 pub use os::Watch;
 #[cfg(feature = "driver-polling")]
 pub use polling::{PollingDriver, PollingSelector};
+pub use random::SystemRandom;
 pub use resolver::SystemResolver;
 pub use select::{Direction, Event, Interest, Selector, WAKER};
 pub use system::{Shared, SystemDriver};

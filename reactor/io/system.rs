@@ -339,6 +339,19 @@ fn has_stood_still(start: Instant, deadline: Instant, now: Instant) -> bool {
     now.saturating_duration_since(deadline.max(start)) >= STANDSTILL
 }
 
+impl<S: Selector> SystemDriver<S> {
+    fn open_socket(&self, socket: SocketId) -> io::Result<socket2::SockRef<'_>> {
+        let slot = self
+            .slots
+            .get(socket.index as usize)
+            .filter(|slot| slot.generation == socket.generation);
+        let Some(State::Open { source, .. }) = slot.map(|slot| &slot.state) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        Ok(self.selector.socket(source))
+    }
+}
+
 impl<S: Selector> Driver for SystemDriver<S> {
     fn now(&mut self) -> Instant {
         Instant::from_nanos(os::clock_nanos())
@@ -452,20 +465,15 @@ impl<S: Selector> Driver for SystemDriver<S> {
         self.insert(*socket, Kind::Stream)
     }
 
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        let addr = self.open_socket(socket)?.peer_addr()?;
+        let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(udp::canonical(addr))
+    }
+
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
-        let slot = self
-            .slots
-            .get(socket.index as usize)
-            .filter(|slot| slot.generation == socket.generation);
-        let Some(State::Open { source, .. }) = slot.map(|slot| &slot.state) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let addr = self
-            .selector
-            .socket(source)
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let addr = self.open_socket(socket)?.local_addr()?;
+        let addr = addr.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         Ok(udp::canonical(addr))
     }
 

@@ -34,6 +34,14 @@ pub struct TimerId {
     generation: u32,
 }
 
+impl TimerId {
+    /// The id of no timer.
+    pub(crate) const NONE: TimerId = TimerId {
+        index: NIL,
+        generation: 0,
+    };
+}
+
 /// A timer that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
@@ -49,8 +57,10 @@ pub struct Expired {
 pub struct Wheel {
     /// Every timer with a tick below this one has been delivered.
     tick: u64,
-    /// The instant of the last [`Wheel::advance`].
+    /// The instant of the last [`Wheel::begin`].
     now: Instant,
+    /// `armed` at that time.
+    armed_before: u32,
     nodes: Vec<Node>,
     free: u32,
     len: usize,
@@ -89,6 +99,7 @@ impl Wheel {
         Wheel {
             tick: now.as_nanos() / TICK,
             now,
+            armed_before: 0,
             nodes: Vec::new(),
             free: NIL,
             len: 0,
@@ -123,12 +134,9 @@ impl Wheel {
 
     /// Takes a timer back. False if it has fired or was cancelled before.
     pub fn cancel(&mut self, id: TimerId) -> bool {
-        let Some(node) = self.nodes.get(id.index as usize) else {
+        let Some(node) = self.node(id) else {
             return false;
         };
-        if node.generation != id.generation || node.place & STATE_MASK == STATE_FREE {
-            return false;
-        }
         if node.place & STATE_MASK == STATE_OVERFLOW {
             let key = (node.overflow_tick(), node.following);
             self.overflow.remove(&key);
@@ -143,15 +151,16 @@ impl Wheel {
         true
     }
 
-    /// Takes all timers of an owner back. Looks at every armed timer, so it is for the rare case: an owner that ends
-    /// while timers of its are armed and whose ids it does not know.
-    pub fn cancel_owner(&mut self, owner: u32) -> usize {
+    /// Takes all timers back whose owner `matches`, and says how many those were. Looks at every armed timer, so it is
+    /// for the rare case: an owner that ends while timers of its are armed and whose ids it does not know.
+    pub fn cancel_where(&mut self, mut matches: impl FnMut(u32) -> bool) -> usize {
         let mut cancelled = 0;
         for index in 0..self.nodes.len() {
+            // The nodes may go with the last timer.
             let Some(node) = self.nodes.get(index) else {
                 break;
             };
-            if node.owner == owner && node.place & STATE_MASK != STATE_FREE {
+            if node.place & STATE_MASK != STATE_FREE && matches(node.owner) {
                 let id = TimerId {
                     index: index as u32,
                     generation: node.generation,
@@ -160,6 +169,28 @@ impl Wheel {
             }
         }
         cancelled
+    }
+
+    /// The owner of a timer, if it is armed.
+    pub fn owner(&self, id: TimerId) -> Option<u32> {
+        self.node(id).map(|node| node.owner)
+    }
+
+    /// When a timer fires, if it is armed: between the instant it was armed for and the end of its slack.
+    pub fn due(&self, id: TimerId) -> Option<Instant> {
+        let node = self.node(id)?;
+        let tick = if node.place & STATE_MASK == STATE_OVERFLOW {
+            node.overflow_tick()
+        } else {
+            self.tick & !WHEEL_MASK | node.low_tick()
+        };
+        Some(Instant::from_nanos(tick.saturating_mul(TICK)))
+    }
+
+    fn node(&self, id: TimerId) -> Option<&Node> {
+        let node = self.nodes.get(id.index as usize)?;
+        let is_armed = node.generation == id.generation && node.place & STATE_MASK != STATE_FREE;
+        is_armed.then_some(node)
     }
 
     /// When to call [`Wheel::advance`] next. Never later than the first timer is due, and with up to 64 timers near
@@ -184,22 +215,55 @@ impl Wheel {
     /// ones in the order in which they were armed. A timer armed meanwhile, after this returns, waits for the next
     /// call. Time never goes back: an earlier `now` counts as the latest one.
     pub fn advance(&mut self, now: Instant, each: &mut dyn FnMut(Expired)) {
+        self.begin(now);
+        while let Some(expired) = self.pop() {
+            each(expired);
+        }
+    }
+
+    /// [`Wheel::advance`] in steps: moves the wheel's time on to `now`. Then [`Wheel::pop`] gives the timers that are
+    /// due one by one, and each may still be cancelled until it is given.
+    pub fn begin(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        let target = self.now.as_nanos() / TICK;
+        self.armed_before = self.armed;
+    }
+
+    /// The next timer that is due and was armed before [`Wheel::begin`]. To be called until it gives `None`.
+    pub fn pop(&mut self) -> Option<Expired> {
+        let target = self.target();
         while let Some((level, slot, start)) = self.first_slot() {
             if start > target {
                 break;
             }
-            self.next = None;
-            self.tick = start;
             match level {
-                0 => self.expire(slot, each),
-                LEVELS => self.enter_block(),
-                _ => self.cascade(level, slot),
+                0 => {
+                    let head = &self.nodes[self.heads[0][slot] as usize];
+                    // What was armed since is due at `target`, and stands behind all that is due besides.
+                    if head.generation.wrapping_sub(self.armed_before) as i32 >= 0 {
+                        break;
+                    }
+                    self.next = None;
+                    self.tick = start;
+                    return Some(self.expire(slot));
+                }
+                LEVELS => {
+                    self.tick = start;
+                    self.enter_block();
+                }
+                _ => {
+                    self.tick = start;
+                    self.cascade(level, slot);
+                }
             }
         }
         self.tick = target;
         self.next = self.next.filter(|&next| next > target);
+        None
+    }
+
+    /// The tick up to which timers are due.
+    fn target(&self) -> u64 {
+        self.now.as_nanos() / TICK
     }
 
     /// How many timers are armed.
@@ -219,7 +283,7 @@ impl Wheel {
 
     fn tick_for(&self, at: Instant, slack: Duration) -> u64 {
         if at <= self.now {
-            return self.tick;
+            return self.target();
         }
         let earliest = at.as_nanos().div_ceil(TICK);
         let latest = (at.saturating_add(slack).as_nanos() / TICK).max(earliest);
@@ -356,21 +420,18 @@ impl Wheel {
         }
     }
 
-    /// Delivers one slot of the lowest level. Each timer is out of the wheel before its call, so that a panicking
-    /// callback leaves the wheel whole.
-    fn expire(&mut self, slot: usize, each: &mut dyn FnMut(Expired)) {
-        while self.occupied[0] & (1 << slot) != 0 {
-            let index = self.heads[0][slot];
-            self.unlink(index, 0, slot);
-            let node = &self.nodes[index as usize];
-            let (owner, tag) = (node.owner, node.tag);
-            let id = TimerId {
-                index,
-                generation: node.generation,
-            };
-            self.give_node(index);
-            each(Expired { owner, tag, id });
-        }
+    /// Takes the first timer out of a slot of the lowest level.
+    fn expire(&mut self, slot: usize) -> Expired {
+        let index = self.heads[0][slot];
+        self.unlink(index, 0, slot);
+        let node = &self.nodes[index as usize];
+        let id = TimerId {
+            index,
+            generation: node.generation,
+        };
+        let (owner, tag) = (node.owner, node.tag);
+        self.give_node(index);
+        Expired { owner, tag, id }
     }
 
     fn take_node(&mut self) -> u32 {

@@ -216,6 +216,43 @@ struct Model {
 }
 
 #[test]
+fn between_two_steps_timers_are_cancelled_and_armed() {
+    let mut wheel = Wheel::new(ms(0));
+    for tag in 0..4 {
+        wheel.arm(ms(10), Duration::ZERO, 1, tag);
+    }
+    let third = wheel.arm(ms(70), Duration::ZERO, 2, 4);
+    wheel.begin(ms(100));
+    assert_eq!(wheel.pop().map(|expired| expired.tag), Some(0));
+    // Of two that are due already one is cancelled alone, the others with their owner.
+    assert!(wheel.cancel(third));
+    assert_eq!(wheel.cancel_where(|owner| owner == 1), 3);
+    // Armed for now or for the past: the next call's, and until then the deadline has come.
+    let late = wheel.arm(ms(100), Duration::ZERO, 3, 5);
+    wheel.arm(ms(50), Duration::ZERO, 3, 6);
+    assert_eq!(wheel.pop(), None);
+    assert_eq!(
+        (wheel.owner(late), wheel.due(late)),
+        (Some(3), Some(ms(100)))
+    );
+    assert!(wheel.next_deadline().is_some_and(|at| at <= ms(100)));
+    assert_eq!(fired(&mut wheel, ms(100)), [5, 6]);
+    assert_eq!((wheel.owner(late), wheel.due(late)), (None, None));
+    assert!(!wheel.cancel(TimerId::NONE));
+}
+
+#[test]
+fn a_timer_tells_when_it_fires_wherever_it_waits() {
+    let mut wheel = Wheel::new(ms(5));
+    for at in [6, 68, 5_000, 1 << 20, 1 << 29, 1 << 31, 1 << 40] {
+        let timer = wheel.arm(ms(at), Duration::ZERO, 0, 0);
+        assert_eq!(wheel.due(timer), Some(ms(at)));
+    }
+    let timer = wheel.arm(ms(1001), Duration::from_millis(100), 0, 0);
+    assert_eq!(wheel.due(timer), Some(ms(1024)));
+}
+
+#[test]
 fn agrees_with_a_map_on_random_runs() {
     for seed in 0..150 {
         random_run(seed);

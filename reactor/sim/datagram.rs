@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::arena::Key;
 use super::network::{Body, Loss, Packet, UdpBody};
 use super::node::{
-    CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE, Node, accepts, canonical,
-    interface_of, overlaps, port_in_use, scoped,
+    CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE, Node, accepts, canonical, loopback,
+    overlaps, port_in_use, scoped,
 };
 use super::queue::Event;
 use super::state::{Handle, State};
@@ -52,6 +52,19 @@ pub(super) struct UdpSocket {
     multicast_interface: Option<u32>,
     /// Until when it takes no datagrams to send.
     is_blocked: bool,
+}
+
+/// How the datagrams of one send go out.
+#[derive(Clone, Copy)]
+struct Outgoing {
+    from: MachineId,
+    source: SocketAddr,
+    target: SocketAddr,
+    interface: u32,
+    ttl: u8,
+    ecn: Ecn,
+    /// Whether the machine's own members of a group get it too.
+    loops: bool,
 }
 
 /// A datagram in a receive buffer.
@@ -282,72 +295,87 @@ impl State {
         if is_broadcast(target.ip()) && !socket.may_broadcast {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let interface = transmit.interface.map(check_interface).transpose()?;
-        let source = self.source_of(socket, transmit.source, target)?;
-        if socket.is_blocked {
+        let is_blocked = socket.is_blocked;
+        let outgoing = self.outgoing(socket, target, transmit)?;
+        if is_blocked {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if self.socket_prng_refuses() {
+        if self.socket_prng.chance(self.udp_refusal) {
             let socket = self.udp.get_mut(key).expect("a socket's UDP part exists");
             socket.is_blocked = true;
             self.queue.push(self.now + ROOM_AFTER, Event::UdpRoom(key));
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if transmit.data.is_empty() {
-            self.send_datagram(key, source, target, interface, transmit.ecn, &[]);
+            self.send_datagram(outgoing, &[]);
         }
         for data in transmit.data.chunks(segment.max(1)) {
-            self.send_datagram(key, source, target, interface, transmit.ecn, data);
+            self.send_datagram(outgoing, data);
         }
         Ok(())
     }
 
-    fn source_of(
+    /// Finds out how datagrams of a socket are to be sent.
+    fn outgoing(
         &self,
         socket: &UdpSocket,
-        wanted: Option<IpAddr>,
         target: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+        transmit: &Transmit<'_>,
+    ) -> io::Result<Outgoing> {
         let node = &self.nodes[socket.node.0 as usize];
-        if let Some(ip) = wanted {
-            let ip = ip.to_canonical();
-            if ip.is_ipv4() != target.is_ipv4() || !node.owns(ip) {
+        let is_multicast = target.ip().is_multicast();
+        let interface = transmit.interface.map(check_interface).transpose()?;
+        let default = socket.multicast_interface.unwrap_or(NETWORK_INTERFACE);
+        let interface = interface.unwrap_or(if is_multicast {
+            default
+        } else {
+            NETWORK_INTERFACE
+        });
+        let local = socket.local.ip();
+        let source = if let Some(ip) = transmit.source.map(|ip| ip.to_canonical()) {
+            if ip.is_ipv4() != target.is_ipv4() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            if !node.owns(ip) {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
             }
-            return Ok(SocketAddr::new(ip, socket.local.port()));
-        }
-        let is_named = !socket.local.ip().is_unspecified() && !socket.local.ip().is_multicast();
-        let ip = if is_named {
-            socket.local.ip()
+            ip
+        } else if !local.is_unspecified() && !local.is_multicast() {
+            local
+        } else if is_multicast && interface == LOOPBACK_INTERFACE {
+            loopback(target.ip())
         } else {
             node.source_for(target.ip())?
         };
-        Ok(SocketAddr::new(ip, socket.local.port()))
+        Ok(Outgoing {
+            from: socket.node,
+            source: SocketAddr::new(source, socket.local.port()),
+            target,
+            interface,
+            ttl: if is_multicast {
+                socket.multicast_ttl
+            } else {
+                HOPS
+            },
+            ecn: transmit.ecn,
+            loops: socket.multicast_loopback,
+        })
     }
 
-    fn send_datagram(
-        &mut self,
-        key: Key,
-        source: SocketAddr,
-        target: SocketAddr,
-        interface: Option<u32>,
-        ecn: Ecn,
-        data: &[u8],
-    ) {
-        let socket = self.udp.get(key).expect("a socket's UDP part exists");
-        let from = socket.node;
+    fn send_datagram(&mut self, outgoing: Outgoing, data: &[u8]) {
+        let Outgoing {
+            from,
+            source,
+            target,
+            interface,
+            ttl,
+            ecn,
+            loops,
+        } = outgoing;
         let is_multicast = target.ip().is_multicast();
-        let ttl = if is_multicast {
-            socket.multicast_ttl
-        } else {
-            HOPS
-        };
-        let interface = interface
-            .or(socket.multicast_interface)
-            .unwrap_or(NETWORK_INTERFACE);
-        let loops = socket.multicast_loopback;
         let body = UdpBody {
             data: data.to_vec(),
+            interface,
             ttl,
             ecn,
         };
@@ -359,12 +387,12 @@ impl State {
         } else {
             self.network.broadcast_domain().into_iter().collect()
         };
+        let stays = ttl == 0 || interface == LOOPBACK_INTERFACE || has_machine_scope(target.ip());
         for to in receivers {
-            let is_local_only = ttl == 0 || interface == LOOPBACK_INTERFACE;
             let is_wanted = if to == from {
                 loops || !is_multicast
             } else {
-                !is_local_only
+                !stays
             };
             if is_wanted {
                 let body = Body::Udp(body.clone());
@@ -377,11 +405,6 @@ impl State {
                 });
             }
         }
-    }
-
-    fn socket_prng_refuses(&mut self) -> bool {
-        let probability = self.udp_refusal;
-        self.socket_prng.chance(probability)
     }
 
     // What comes from the network and the clock.
@@ -407,9 +430,12 @@ impl State {
             .iter()
             .filter_map(|key| Some((*key, self.udp.get(*key)?)));
         if ip.is_multicast() {
+            let Body::Udp(body) = &packet.body else {
+                return Vec::new();
+            };
             let members = sockets.filter(|(_, socket)| {
-                let is_member = socket.memberships.iter().any(|(group, _)| *group == ip);
-                is_member && accepts(socket.local, packet.target)
+                socket.memberships.contains(&(ip, body.interface))
+                    && accepts(socket.local, packet.target)
             });
             return members.map(|(key, _)| key).collect();
         }
@@ -439,16 +465,18 @@ impl State {
         if socket.received_bytes + size > socket.received_bytes_max {
             return self.lose(packet, Loss::ReceiverFull);
         }
-        let is_local = packet.from == packet.to && packet.source.ip().is_loopback();
         let to = packet.target.ip();
+        // What a machine sends to itself comes in by the loopback interface, whatever the address; a group's datagrams
+        // come back by the interface that they were sent through.
+        let is_home = packet.from == packet.to && !to.is_multicast();
         socket.received_bytes += size;
         socket.received.push_back(Received {
             from: scoped(packet.source),
             to,
-            interface: if is_local {
+            interface: if is_home {
                 LOOPBACK_INTERFACE
             } else {
-                interface_of(to)
+                body.interface
             },
             ttl: body.ttl,
             ecn: body.ecn,
@@ -481,6 +509,11 @@ fn check_interface(interface: u32) -> io::Result<u32> {
         return Ok(interface);
     }
     Err(io::Error::new(io::ErrorKind::NotFound, "no such interface"))
+}
+
+/// Whether a group does not reach beyond the machine (RFC 4291 §2.7: interface-local scope).
+fn has_machine_scope(group: IpAddr) -> bool {
+    matches!(group, IpAddr::V6(v6) if v6.is_multicast() && v6.segments()[0] & 0xf == 1)
 }
 
 fn is_broadcast(ip: IpAddr) -> bool {

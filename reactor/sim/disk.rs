@@ -43,8 +43,8 @@ struct Inode {
     data: Vec<u8>,
     /// Steps on the data that are not durable yet, oldest first.
     unsynced: VecDeque<DataStep>,
-    /// Open files.
-    handles: u32,
+    /// Names, open files, locks and steps that lead to it. It is forgotten with the last.
+    refs: u32,
 }
 
 /// A change of a file's bytes: what stood there before.
@@ -75,11 +75,9 @@ impl SimDisk {
     /// their directory. Locks are gone, as those who held them are.
     pub fn lose_unsynced(&self) {
         let mut files = self.lock_files();
-        for step in std::mem::take(&mut files.unsynced_names).into_iter().rev() {
-            match step.old {
-                Some(inode) => files.names.insert(step.path, inode),
-                None => files.names.remove(&step.path),
-            };
+        while let Some(step) = files.unsynced_names.pop_back() {
+            files.set_name(&step.path, step.old);
+            files.forget_step(&step);
         }
         for inode in files.inodes.values_mut() {
             for step in std::mem::take(&mut inode.unsynced).into_iter().rev() {
@@ -87,7 +85,6 @@ impl SimDisk {
             }
         }
         files.locks.clear();
-        files.forget_unnamed();
     }
 
     /// Bytes in all files.
@@ -116,7 +113,7 @@ impl Disk for SimDisk {
         let path = normal(path);
         let mut files = self.lock_files();
         let inode = files.open(&path, options)?;
-        files.inode(inode).handles += 1;
+        files.hold(inode);
         if options.truncate {
             files.inode(inode).set_len(0);
         }
@@ -209,10 +206,14 @@ impl Disk for SimDisk {
         if !files.directories.contains(&path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        files
-            .unsynced_names
-            .retain(|step| parent(&step.path) != path);
-        files.forget_unnamed();
+        let steps = std::mem::take(&mut files.unsynced_names);
+        let (durable, rest): (VecDeque<_>, VecDeque<_>) = steps
+            .into_iter()
+            .partition(|step| parent(&step.path) == path);
+        files.unsynced_names = rest;
+        for step in &durable {
+            files.forget_step(step);
+        }
         Ok(())
     }
 
@@ -231,7 +232,7 @@ impl Disk for SimDisk {
         files.locks_given += 1;
         let ticket = files.locks_given;
         files.locks.insert(inode, ticket);
-        files.inode(inode).handles += 1;
+        files.hold(inode);
         Ok(Box::new(LockGuard {
             files: self.files.clone(),
             inode,
@@ -289,25 +290,48 @@ impl Files {
 
     /// Lets a name stand for another file, or for none, and remembers how to take that back.
     fn name(&mut self, path: &str, new: Option<u64>) {
-        let old = match new {
-            Some(inode) => self.names.insert(path.to_owned(), inode),
-            None => self.names.remove(path),
-        };
+        let old = self.names.get(path).copied();
+        for inode in [old, new].into_iter().flatten() {
+            self.hold(inode);
+        }
+        self.set_name(path, new);
         let path = path.to_owned();
-        push_bounded(&mut self.unsynced_names, NameStep { path, old, new });
+        let durable = push_bounded(&mut self.unsynced_names, NameStep { path, old, new });
+        if let Some(step) = durable {
+            self.forget_step(&step);
+        }
     }
 
-    /// Drops the files that no name, no open file and no step that may be taken back leads to.
-    fn forget_unnamed(&mut self) {
-        let mut kept: BTreeSet<u64> = self.names.values().copied().collect();
-        kept.extend(
-            self.unsynced_names
-                .iter()
-                .flat_map(|step| [step.old, step.new])
-                .flatten(),
-        );
-        self.inodes
-            .retain(|id, inode| inode.handles > 0 || kept.contains(id));
+    fn set_name(&mut self, path: &str, inode: Option<u64>) {
+        let before = match inode {
+            Some(inode) => {
+                self.hold(inode);
+                self.names.insert(path.to_owned(), inode)
+            }
+            None => self.names.remove(path),
+        };
+        if let Some(before) = before {
+            self.let_go(before);
+        }
+    }
+
+    /// A step can no longer be taken back, or has been.
+    fn forget_step(&mut self, step: &NameStep) {
+        for inode in [step.old, step.new].into_iter().flatten() {
+            self.let_go(inode);
+        }
+    }
+
+    fn hold(&mut self, inode: u64) {
+        self.inode(inode).refs += 1;
+    }
+
+    fn let_go(&mut self, inode: u64) {
+        let entry = self.inode(inode);
+        entry.refs -= 1;
+        if entry.refs == 0 {
+            self.inodes.remove(&inode);
+        }
     }
 }
 
@@ -412,7 +436,7 @@ impl DiskFile for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        release(&self.files, self.inode);
+        lock(&self.files).let_go(self.inode);
     }
 }
 
@@ -428,25 +452,19 @@ impl Drop for LockGuard {
         if files.locks.get(&self.inode) == Some(&self.ticket) {
             files.locks.remove(&self.inode);
         }
-        drop(files);
-        release(&self.files, self.inode);
+        files.let_go(self.inode);
     }
 }
 
-fn push_bounded<T>(steps: &mut VecDeque<T>, step: T) {
-    if steps.len() == UNSYNCED_MAX {
-        steps.pop_front();
-    }
+/// Adds a step, and gives back the one that becomes durable for it.
+fn push_bounded<T>(steps: &mut VecDeque<T>, step: T) -> Option<T> {
+    let durable = if steps.len() == UNSYNCED_MAX {
+        steps.pop_front()
+    } else {
+        None
+    };
     steps.push_back(step);
-}
-
-fn release(files: &Mutex<Files>, inode: u64) {
-    let mut files = lock(files);
-    let entry = files.inode(inode);
-    entry.handles -= 1;
-    if entry.handles == 0 {
-        files.forget_unnamed();
-    }
+    durable
 }
 
 /// A path without empty parts and `.`, with `..` taken up; relative paths start at the root.

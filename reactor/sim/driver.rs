@@ -188,6 +188,10 @@ impl Driver for SimDriver {
         Ok(socket)
     }
 
+    fn peer_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        self.state.borrow().peer_addr(self.core, socket)
+    }
+
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
         self.state.borrow().local_addr(self.core, socket)
     }

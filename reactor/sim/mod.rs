@@ -49,7 +49,7 @@
 //! | `driver.rs` | [`SimDriver`] |
 //! | `network.rs` | addresses, links, partitions |
 //! | `node.rs` | a machine: addresses, ports, clock |
-//! | `tcp.rs`, `segment.rs` | one end of a TCP connection, a sans-IO machine, and what it sends |
+//! | `tcp.rs`, `round_trip.rs`, `segment.rs` | one end of a TCP connection, a sans-IO machine; its clockwork; what it sends |
 //! | `stream.rs` | TCP sockets: listeners, ports, whose segment it is |
 //! | `datagram.rs` | UDP sockets and multicast |
 //! | `disk.rs`, `resolver.rs` | files in memory, names |
@@ -67,6 +67,7 @@ mod node;
 mod prng;
 mod queue;
 mod resolver;
+mod round_trip;
 mod runtime;
 mod segment;
 mod state;

@@ -83,6 +83,8 @@ pub(super) enum Body {
 #[derive(Clone)]
 pub(super) struct UdpBody {
     pub(super) data: Vec<u8>,
+    /// The interface that it leaves by; the receiver has one of the same index.
+    pub(super) interface: u32,
     pub(super) ttl: u8,
     pub(super) ecn: Ecn,
 }

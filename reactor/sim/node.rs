@@ -110,10 +110,7 @@ impl Node {
             return Err(no_ipv6());
         }
         if target.is_loopback() {
-            return Ok(match target {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
+            return Ok(loopback(target));
         }
         if self.addrs.contains(&target) {
             return Ok(target);
@@ -201,12 +198,11 @@ pub(super) fn accepts(bound: SocketAddr, target: SocketAddr) -> bool {
         && (bound.ip() == target.ip() || bound.ip().is_unspecified())
 }
 
-/// The interface that packets to `ip` come in on.
-pub(super) fn interface_of(ip: IpAddr) -> u32 {
-    if ip.is_loopback() {
-        LOOPBACK_INTERFACE
-    } else {
-        NETWORK_INTERFACE
+/// The loopback address of the family of `ip`.
+pub(super) fn loopback(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 

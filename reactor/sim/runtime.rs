@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::CoreId;
-use super::world::{SimNode, SimWorld, StepError, WorldId, step_until};
+use super::world::{SimNode, SimWorld, StepError, WorldId, now_in, step_until};
 use crate::actor::{Handle, Limits, Signal, StartError, WaitError, Waiter, assemble};
 use crate::io::driver::Driver;
+use crate::time::Instant;
 
 /// Virtual time that dropping a runtime allows for draining.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -133,5 +134,16 @@ impl Waiter for WorldWaiter {
             Err(StepError::InsideStep) => Err(WaitError::OnCoreThread),
             Err(StepError::NoSuchWorld) => signal.park(ready, timeout),
         }
+    }
+
+    fn clock(&self) -> Duration {
+        // A thread that is not the world's waits in real time, and has nothing to measure with its virtual time.
+        now_in(self.world).map_or(Duration::ZERO, |now| {
+            now.saturating_duration_since(Instant::ZERO)
+        })
+    }
+
+    fn is_simulated(&self) -> bool {
+        true
     }
 }

@@ -364,9 +364,9 @@ impl State {
         }
     }
 
-    /// Whether a wait of a core would return at once.
+    /// Whether a core has something to report and no more is to come at this very instant.
     pub(super) fn is_called(&mut self, core: CoreId) -> bool {
-        self.core(core).is_called()
+        self.core(core).is_called() && self.queue.next_at().is_none_or(|at| at > self.now)
     }
 
     /// Reports what is ready on a core.

@@ -202,6 +202,15 @@ impl State {
         Some(self.adopt(core, key))
     }
 
+    pub(super) fn peer_addr(&self, core: CoreId, socket: SocketId) -> io::Result<SocketAddr> {
+        let addr = match self.handle(core, socket)? {
+            Handle::Tcp(key) => self.tcp.get(key).map(|endpoint| endpoint.remote),
+            Handle::Listener(_) | Handle::Udp(_) => None,
+        };
+        addr.map(scoped)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     pub(super) fn local_addr(&self, core: CoreId, socket: SocketId) -> io::Result<SocketAddr> {
         let addr = match self.handle(core, socket)? {
             Handle::Tcp(key) => self.tcp.get(key).map(|endpoint| endpoint.local),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::arena::Key;
 use super::node::{CoreId, MachineId};
 use super::prng::Prng;
+use super::round_trip::RoundTrip;
 use super::segment::Segment;
 use crate::io::driver::SocketId;
 use crate::random::Random;
@@ -39,11 +40,7 @@ const SYN_ACK_RETRIES_MAX: u32 = 5;
 const RETRIES_MAX: u32 = 15;
 /// The same for a connection whose socket is closed: also for how long it asks a peer that reads nothing for room.
 const ORPHAN_RETRIES_MAX: u32 = 8;
-/// The retransmission time-out before a round trip was measured (RFC 6298 §2).
-const RTO_FIRST: Duration = Duration::from_secs(1);
-/// Linux's bounds of the retransmission time-out.
-const RTO_MIN: Duration = Duration::from_millis(200);
-const RTO_MAX: Duration = Duration::from_secs(120);
+
 /// How long a closed connection waits for the peer to close, and how long it answers repeated last segments: Linux's
 /// value for both.
 const LINGER: Duration = Duration::from_secs(60);
@@ -135,11 +132,7 @@ pub(super) struct Endpoint {
     retries: u32,
     /// Questions for room since the peer last gave some.
     probes: u32,
-    rto: Duration,
-    /// Smoothed round-trip time and its variation, once measured.
-    rtt: Option<(Duration, Duration)>,
-    /// Position whose acknowledgement ends a measurement, and when it was sent.
-    timed: Option<(u64, Instant)>,
+    round_trip: RoundTrip,
 
     /// Segments to send.
     pub(super) out: Vec<Segment>,
@@ -227,9 +220,7 @@ impl Endpoint {
             timer_queued: None,
             retries: 0,
             probes: 0,
-            rto: RTO_FIRST,
-            rtt: None,
-            timed: None,
+            round_trip: RoundTrip::new(),
             out: Vec::new(),
             edges: 0,
             is_newly_open: false,
@@ -451,7 +442,7 @@ impl Endpoint {
         }
         self.timer = None;
         self.retries += 1;
-        self.timed = None;
+        self.round_trip.abandon();
         match self.state {
             State::SynSent if self.retries > SYN_RETRIES_MAX => self.fail(io::ErrorKind::TimedOut),
             State::SynReceived if self.retries > SYN_ACK_RETRIES_MAX => {
@@ -465,10 +456,8 @@ impl Endpoint {
                 debug_assert_eq!(self.owner, Owner::Closed);
                 self.die();
             }
-            State::Open if self.has_given_up() => {
-                self.out.push(Segment::reset(self.id));
-                self.fail(io::ErrorKind::TimedOut);
-            }
+            // Without a reset, as on Linux: the peer learns of it when it says something.
+            State::Open if self.has_given_up() => self.fail(io::ErrorKind::TimedOut),
             State::Open if self.next == self.acknowledged && self.edge <= self.next => {
                 self.probes = self.probes.saturating_add(1);
                 self.emit(self.next, Vec::new(), false, true);
@@ -492,7 +481,7 @@ impl Endpoint {
         self.state = State::Open;
         self.edge = self.edge.max(segment.edge);
         self.timer = None;
-        self.measure(0, now);
+        self.round_trip.acknowledged(0, now);
     }
 
     fn handle_reset(&mut self) {
@@ -559,7 +548,7 @@ impl Endpoint {
         self.next = self.next.max(upto);
         self.flight_max = (self.flight_max * 2).min(self.shape.send_max as u64);
         self.timer = None;
-        self.measure(upto, now);
+        self.round_trip.acknowledged(upto, now);
         self.tell_room();
     }
 
@@ -592,8 +581,8 @@ impl Endpoint {
 
     fn send_syn(&mut self, now: Instant) {
         let is_answer = self.state == State::SynReceived;
-        if self.retries == 0 && self.timed.is_none() {
-            self.timed = Some((0, now));
+        if self.retries == 0 {
+            self.round_trip.sent(0, now);
         }
         self.out.push(Segment {
             syn: true,
@@ -640,8 +629,7 @@ impl Endpoint {
         self.next += count;
         if self.next > self.next_max {
             self.next_max = self.next;
-            // Karn's rule: only what is sent for the first time measures the round trip.
-            self.timed.get_or_insert((self.next, now));
+            self.round_trip.sent(self.next, now);
         }
     }
 
@@ -688,30 +676,8 @@ impl Endpoint {
         });
     }
 
-    /// RFC 6298 §2, on the acknowledgement of a position being timed.
-    fn measure(&mut self, acknowledged: u64, now: Instant) {
-        let Some((position, sent)) = self.timed else {
-            return;
-        };
-        if acknowledged < position {
-            return;
-        }
-        self.timed = None;
-        let sample = now.saturating_duration_since(sent);
-        let (smooth, variation) = match self.rtt {
-            None => (sample, sample / 2),
-            Some((smooth, variation)) => {
-                let off = smooth.abs_diff(sample);
-                ((smooth * 7 + sample) / 8, (variation * 3 + off) / 4)
-            }
-        };
-        self.rtt = Some((smooth, variation));
-        self.rto = (smooth + variation * 4).clamp(RTO_MIN, RTO_MAX);
-    }
-
     fn backed_off(&self) -> Duration {
-        let doublings = self.retries.max(self.probes).min(16);
-        (self.rto * (1 << doublings)).min(RTO_MAX)
+        self.round_trip.timeout(self.retries.max(self.probes))
     }
 
     fn has_given_up(&self) -> bool {

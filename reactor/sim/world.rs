@@ -585,3 +585,10 @@ pub fn step_until(
     let deadline = timeout.map(|timeout| world.state.borrow().now + timeout);
     world.run_until(is_done, deadline)
 }
+
+/// The virtual time of a world of this thread.
+pub(super) fn now_in(world: WorldId) -> Option<Instant> {
+    let world = REGISTRY.with_borrow(|worlds| worlds.get(&world).and_then(Weak::upgrade))?;
+    let now = world.state.borrow().now;
+    Some(now)
+}

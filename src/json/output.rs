@@ -167,6 +167,8 @@ pub enum Event<'a> {
     },
     /// Something went wrong that no command asked for.
     Error {
+        /// For programs: one of the kinds of errors.
+        kind: &'a str,
         /// For people.
         message: &'a str,
     },
@@ -219,7 +221,7 @@ pub const EVENTS: &[EventShape] = &[
     },
     EventShape {
         name: "error",
-        members: &["message"],
+        members: &["kind", "message"],
     },
     EventShape {
         name: "lost",
@@ -337,6 +339,7 @@ mod tests {
                 base64: "AP8=",
             },
             Event::Error {
+                kind: "internal",
                 message: "something",
             },
             Event::Lost { count: 3 },

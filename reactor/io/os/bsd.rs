@@ -7,7 +7,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use super::portable::Datagrams;
 use super::syscall;
-pub(crate) use super::unix::{interfaces, open_private, read_at, sync_dir, write_all_at};
+pub(crate) use super::unix::{
+    interfaces, is_private, open_private, read_at, sync_dir, write_all_at,
+};
 
 /// Listeners can share a port here, but the last one gets all connections.
 pub(crate) const REUSE_PORT_BALANCES: bool = false;

@@ -116,15 +116,24 @@ pub(crate) fn write_all_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result
     file.write_all_at(bytes, offset)
 }
 
-/// Opens a file that only its owner can read and write, also if it was there with more rights.
+/// Opens a file that only its owner can read and write, also if it was there with more rights. File systems such as FAT
+/// know no owners and refuse to change rights: there the file is as open as any other ([`is_private`] tells).
 pub(crate) fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.mode(0o600).open(path)?;
     let mut permissions = file.metadata()?.permissions();
     if permissions.mode() & 0o077 != 0 {
         permissions.set_mode(0o600);
-        file.set_permissions(permissions)?;
+        match file.set_permissions(permissions) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
     }
     Ok(file)
+}
+
+/// Whether only its owner has rights to a file.
+pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(path.metadata()?.permissions().mode() & 0o077 == 0)
 }
 
 /// Makes the entries of a directory durable.

@@ -149,6 +149,11 @@ pub(crate) fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result
     options.open(path)
 }
 
+/// Access is by lists that are inherited from the directory; there is no mode to look at.
+pub(crate) fn is_private(_path: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
 /// Directories cannot be synchronised; the file system keeps their entries in order.
 pub(crate) fn sync_dir(_path: &Path) -> io::Result<()> {
     Ok(())

@@ -402,20 +402,24 @@ fn random_calls(seed: u64) {
     use crate::random::Random;
     let mut pair = Pair::new(seed);
     let mut prng = Prng::new(seed ^ 0xfeed);
-    let loss = [0.0, 0.05, 0.3][prng.below(3) as usize];
-    pair.left
-        .set_tcp_buffers(1 + prng.below(3000) as usize, 1 + prng.below(3000) as usize);
-    pair.right
-        .set_tcp_buffers(1 + prng.below(3000) as usize, 1 + prng.below(3000) as usize);
+    let loss = [0.0, 0.05, 0.2][prng.below(3) as usize];
+    pair.left.set_tcp_buffers(
+        100 + prng.below(3000) as usize,
+        1 + prng.below(3000) as usize,
+    );
+    pair.right.set_tcp_buffers(
+        100 + prng.below(3000) as usize,
+        1 + prng.below(3000) as usize,
+    );
     let (dialled, accepted) = pair.connected();
     pair.world.set_default_link(LinkOptions {
         loss,
         ..LinkOptions::default()
     });
-    let bytes = pattern(40_000);
+    let bytes = pattern(10_000);
     let (mut written, mut read, mut is_shut, mut is_over) = (0, 0, false, false);
     let mut buffer = [0; 2000];
-    for _ in 0..100_000 {
+    for _ in 0..400_000 {
         match prng.below(4) {
             0 if !is_shut => {
                 let end = (written + prng.below(2000) as usize).min(bytes.len());

@@ -1,12 +1,12 @@
 //! An actor that does what it is told, and notes what happens to it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mischief_reactor::{
-    Actor, ActorId, Address, Child, Context, Drain, Event, Failure, Handle, Instant, Message,
-    Reply, StopReason,
+    Actor, ActorId, Address, Child, Context, Drain, Event, Failure, Handle, Instant, Limits,
+    MailboxLimits, Message, Reply, StopReason, TrySendError,
 };
 
 use super::fixture::{Fixture, PATIENCE, changed};
@@ -111,27 +111,32 @@ impl Message for Order {
     }
 }
 
-impl From<u32> for Order {
-    fn from(number: u32) -> Order {
-        Order::Number(number)
+/// What somebody who knows nothing of puppets may tell them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fact(pub u32);
+
+impl Message for Fact {}
+
+impl From<Fact> for Order {
+    fn from(fact: Fact) -> Order {
+        Order::Number(fact.0)
     }
 }
 
-/// Reacts to an event before it is noted. `true`: it need not be noted.
-pub type React = Box<dyn FnMut(&Event<'_>, &mut Context<'_, Puppet>) -> bool + Send>;
+pub type Starts = Box<dyn FnMut(&mut Context<'_, Puppet>) -> Result<(), Failure> + Send>;
 
-/// How long and until when it drains.
-type Drains = Box<dyn FnMut(&StopReason, &mut Context<'_, Puppet>) -> Drain + Send>;
+/// Reacts to an event before it is noted. `true`: it need not be noted.
+pub type Reacts = Box<dyn FnMut(&Event<'_>, &mut Context<'_, Puppet>) -> bool + Send>;
+
+pub type Drains = Box<dyn FnMut(&StopReason, &mut Context<'_, Puppet>) -> Drain + Send>;
 
 pub struct Puppet {
     pub log: Log,
-    /// Fails on start when true.
-    pub start: Option<Box<dyn FnMut(&mut Context<'_, Puppet>) -> Result<(), Failure> + Send>>,
-    pub react: Option<React>,
+    pub start: Option<Starts>,
+    pub react: Option<Reacts>,
     pub drain: Option<Drains>,
     /// Questions kept without an answer.
     pub kept: Vec<Reply<u32>>,
-    pub peer: Option<Address<Puppet>>,
 }
 
 impl Puppet {
@@ -142,7 +147,6 @@ impl Puppet {
             react: None,
             drain: None,
             kept: Vec::new(),
-            peer: None,
         }
     }
 
@@ -270,36 +274,87 @@ pub fn tell(
     deed: impl FnOnce(&mut Puppet, &mut Context<'_, Puppet>) -> Result<(), Failure> + Send + 'static,
 ) {
     handle
-        .try_send(puppet, Order::Do(Box::new(deed)))
-        .expect("there is room");
+        .send(puppet, Order::Do(Box::new(deed)), PATIENCE)
+        .expect("there is room in the end");
 }
 
-/// A gate that holds an actor: it waits in its handler, with its whole core, until the gate is opened. Only for real
-/// threads.
-#[derive(Clone)]
-pub struct Gate(Arc<(Mutex<bool>, std::sync::Condvar)>);
+/// A core that stands still: on real threads in a handler that waits, in a simulation because nobody steps the world.
+/// Until it goes on a test must not wait for anything of that core.
+pub struct Frozen(Option<Arc<(Mutex<bool>, Condvar)>>);
 
-impl Gate {
-    pub fn new() -> Gate {
-        Gate(Arc::default())
+impl Frozen {
+    pub fn core<F: Fixture>(fixture: &F, core: usize) -> Frozen {
+        if F::IS_SIMULATED {
+            return Frozen(None);
+        }
+        let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+        let (holder, log) = puppet(fixture, core);
+        let held = gate.clone();
+        tell(&fixture.handle(), &holder, move |me, cx| {
+            me.log.add(Seen::Poke);
+            let guard = held.0.lock().expect("nobody panics with it");
+            let waited = held
+                .1
+                .wait_timeout_while(guard, PATIENCE, |is_open| !*is_open);
+            assert!(
+                !waited.expect("nobody panics with it").1.timed_out(),
+                "it thaws"
+            );
+            cx.stop();
+            Ok(())
+        });
+        fixture.until(|| log.has(&Seen::Poke));
+        Frozen(Some(gate))
     }
 
-    pub fn open(&self) {
-        *self.0.0.lock().expect("nobody panics with it") = true;
-        self.0.1.notify_all();
-    }
+    pub fn thaw(self) {}
+}
 
-    pub fn pass(&self) {
-        let guard = self.0.0.lock().expect("nobody panics with it");
-        let waited = self
-            .0
-            .1
-            .wait_timeout_while(guard, PATIENCE, |is_open| !*is_open);
-        assert!(
-            !waited.expect("nobody panics with it").1.timed_out(),
-            "the gate stayed shut"
-        );
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.0 {
+            *gate.0.lock().expect("nobody panics with it") = true;
+            gate.1.notify_all();
+        }
     }
 }
 
 pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Limits with another bound for all mailboxes.
+pub fn mailboxes_of(messages: u32, bytes: u32) -> Limits {
+    let mut limits = Limits::default();
+    limits.mailbox = MailboxLimits { messages, bytes };
+    limits
+}
+
+/// Lets an actor send numbers below `count` to another as fast as there is room, and ask to be told when there is
+/// some. The answer is the number that is sent next.
+pub fn flood(cx: &mut Context<'_, Puppet>, to: Address<Puppet>, next: &mut u32, count: u32) {
+    while *next < count {
+        match cx.send(&to, Order::Number(*next)) {
+            Ok(()) => *next += 1,
+            Err(TrySendError::Full(Order::Number(back))) => {
+                assert_eq!(back, *next, "the message comes back as it was");
+                return cx.notify_ready(to.id());
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Has `from` flood `to`, whenever it is told that there is room.
+pub fn begin_flood(handle: &Handle, from: &Address<Puppet>, to: Address<Puppet>, count: u32) {
+    tell(handle, from, move |me, cx| {
+        let mut next = 0;
+        flood(cx, to, &mut next, count);
+        me.react = Some(Box::new(move |event, cx| {
+            let is_ready = matches!(event, Event::Ready(id) if *id == to.id());
+            if is_ready {
+                flood(cx, to, &mut next, count);
+            }
+            is_ready
+        }));
+        Ok(())
+    });
+}

@@ -2,6 +2,8 @@
 
 mod files;
 mod fixture;
+#[cfg(feature = "sim")]
+mod simulated;
 mod tcp;
 mod udp;
 mod waiting;
@@ -98,3 +100,6 @@ fn polling_without_edges_fixture() -> impl Fixture {
 
 #[cfg(feature = "driver-polling")]
 suite!(polling_without_edges, polling_without_edges_fixture());
+
+#[cfg(feature = "sim")]
+suite!(sim, simulated::Simulated::new(1));

@@ -247,6 +247,7 @@ pub(crate) fn an_address_of_the_other_family_is_an_error(fixture: &mut dyn Fixtu
     let Ok(mapped) = format!("[::ffff:{}]:{}", v4, to.port()).parse() else {
         panic!("an address")
     };
+    core.pause(fixture, A_WHILE);
     nothing_or_drain(&mut core, receiver);
     send(
         &mut core,

@@ -1,12 +1,12 @@
 //! The command line: what can be asked for, and which of it makes no sense together.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use mischief::{ParsePeerIdError, PeerId};
+use clap::{Args, Parser, Subcommand};
+use mischief::{ParsePeerIdError, PeerId, parse_addr, parse_listen_addr};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -21,7 +21,8 @@ Examples:
 Exit codes:
   0  all went well        3  the peer could not be reached
   1  something failed     4  the deadline passed
-  2  wrong command line   5  refused: identity, protocol, network key, ban";
+  2  wrong command line   5  refused: identity, protocol, network key, ban
+A node goes on when a connection fails; with --exit-on-eof its exit code tells of the first that did.";
 
 const NODE_EXAMPLES: &str = "\
 Examples:
@@ -58,8 +59,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     /// Accept peers on this address and port; port 0 is a free one [default: 0.0.0.0:0 and [::]:0]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Vec<String>,
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
+    pub(crate) listen: Vec<SocketAddr>,
 
     /// Connect to HOST:PORT at the start; with PEER@ in front, only if the node there has that id
     #[arg(long, value_name = "[PEER@]HOST:PORT")]
@@ -146,11 +147,6 @@ impl Cli {
     pub(crate) fn parse_or_exit() -> Cli {
         Cli::parse()
     }
-
-    /// The error for something in the arguments that only shows when it is used; it ends the process with code 2.
-    pub(crate) fn usage_error(message: impl std::fmt::Display) -> clap::Error {
-        Cli::command().error(ErrorKind::ValueValidation, message)
-    }
 }
 
 /// Where to connect to.
@@ -173,6 +169,7 @@ impl FromStr for Target {
             }
             None => (None, text),
         };
+        parse_addr(addr).map_err(|error| error.to_string())?;
         Ok(Target {
             peer,
             addr: addr.to_owned(),
@@ -241,6 +238,8 @@ fn node_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn node(arguments: &[&str]) -> Result<Box<NodeArgs>, clap::Error> {
@@ -312,6 +311,9 @@ mod tests {
             &["--no-dht", "--dht-port", "5"],
             &["--dht-port", "0"],
             &["--connect", "no id@a:1"],
+            &["--connect", "a"],
+            &["--connect", "::1:9000"],
+            &["--listen", "localhost:9000"],
             &["--unknown"],
             &["extra"],
         ] {

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::failure::Failure;
+
 /// A line is taken whole while fewer bytes than this are waiting. So at most this and one line are held.
 pub(crate) const QUEUE_SIZE_MAX: usize = 4 * 1024 * 1024;
 
@@ -16,6 +18,15 @@ const WRITE_SIZE_MAX: usize = 64 * 1024;
 
 /// Makes the line that tells of lost ones, from their number.
 type LostLine = fn(u64) -> Vec<u8>;
+
+/// Prints the whole result of a short-lived command.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    printed.map_err(|error| Failure::new(format_args!("stdout cannot be written: {error}")))
+}
 
 /// The way to stdout. Clones lead to the same queue.
 #[derive(Clone)]
@@ -35,6 +46,8 @@ struct State {
     queue: Vec<u8>,
     /// Bytes taken out of the queue by the writer and not yet written.
     writing: usize,
+    /// Nothing is written before the first line, which is not known yet.
+    is_held: bool,
     /// Lines dropped since the last one that tells of them.
     lost: u64,
     phase: Phase,
@@ -81,6 +94,20 @@ impl Output {
                 }
             })?;
         Ok(output)
+    }
+
+    /// Holds everything back until [`Output::begin`]: what happens while the node starts must not come before the line
+    /// that says that it has started.
+    pub(crate) fn hold(&self) {
+        self.0.state().is_held = true;
+    }
+
+    /// Puts the first line in front of everything that is held back, and lets it all go.
+    pub(crate) fn begin(&self, line: &[u8]) {
+        let mut state = self.0.state();
+        state.is_held = false;
+        state.queue.splice(..0, line.iter().copied());
+        self.0.changed.notify_all();
     }
 
     /// Queues a line that must not get lost. Waits while the queue is full.
@@ -169,8 +196,9 @@ impl Shared {
     fn write_all_lines(&self, mut sink: impl Write) -> io::Result<()> {
         loop {
             let lines = {
-                let is_idle =
-                    |state: &mut State| state.queue.is_empty() && state.phase < Phase::Finished;
+                let is_idle = |state: &mut State| {
+                    (state.is_held || state.queue.is_empty()) && state.phase < Phase::Finished
+                };
                 let waited = self.changed.wait_while(self.state(), is_idle);
                 let mut state = waited.unwrap_or_else(PoisonError::into_inner);
                 state.tell_of_lost(self.lost_line);
@@ -303,6 +331,15 @@ mod tests {
             .chain(["end\n".into()])
             .collect();
         assert_eq!(String::from_utf8(rig.read_all()).expect("it is text"), want);
+    }
+
+    #[test]
+    fn what_is_held_back_comes_after_the_first_line() {
+        let rig = rig();
+        rig.output.hold();
+        rig.output.put(b"second\n").expect("it is open");
+        rig.output.begin(b"first\n");
+        assert_eq!(rig.read_all(), b"first\nsecond\nend\n");
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Pending {
             .expect("the thread holds a sender to itself and never ends before the program");
         Ok(())
     }
+
+    /// Waits until no command waits any more.
+    pub(crate) fn wait_until_idle(&self) {
+        let waited = self
+            .gauge
+            .freed
+            .wait_while(self.gauge.used(), |used| used.count > 0);
+        drop(waited);
+    }
 }
 
 impl Gauge {
@@ -99,7 +108,7 @@ impl Drop for Permit {
         let mut used = self.gauge.used();
         used.count -= 1;
         used.size -= self.size;
-        self.gauge.freed.notify_one();
+        self.gauge.freed.notify_all();
     }
 }
 

@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::syscall;
-pub(crate) use super::unix::{interfaces, open_private, read_at, sync_dir, write_all_at};
+pub(crate) use super::unix::{
+    interfaces, is_private, open_private, read_at, sync_dir, write_all_at,
+};
 pub(crate) use datagrams::Datagrams;
 
 /// Whether listeners that share a port are given the connections evenly.

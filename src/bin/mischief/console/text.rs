@@ -121,6 +121,15 @@ pub(crate) fn peer_label(short_id: &str, name: Option<&str>) -> String {
     }
 }
 
+/// A word for a shell to read back: as it is, or in single quotes.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// The number with a unit that fits it, three digits or four: `17 B`, `1.50 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -231,6 +240,14 @@ mod tests {
             "eve\\u{a}ann (abcdefgh): hi\\u{a}ann: \\u{1b}[31mhello\n"
         );
         assert_eq!(style.notice("ready"), "* ready\n");
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(quoted("chat/1.0"), "chat/1.0");
+        assert_eq!(quoted("my chat/1"), "'my chat/1'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

@@ -1,0 +1,792 @@
+//! The shell around one connection: its socket, its deadline, its link to the threads outside. The protocol is the
+//! machine's, the question who is connected is the peers actor's.
+
+mod dialler;
+mod listener;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mischief_reactor::{
+    Actor, ActorId, Address, Context, Drain, Event as Happening, Failure, Handle, Instant, Message,
+    Recipient, SocketId, StopReason,
+};
+use parking_lot::Mutex;
+
+use super::admission::{Admission, RETRY_AFTER, Start, Ticket};
+use super::dial_error::AttemptFailure;
+use super::error::{CloseCode, Error};
+use super::handshake::Authenticated;
+use super::link::{Deliver, Link};
+use super::liveness::Rtt;
+use super::machine::{Connection, Event, Sink};
+use super::noise::{MESSAGE_1_BYTES, MESSAGE_1_PSK_BYTES};
+use super::preface::PREFACE_BYTES;
+use super::reason::{DisconnectReason, RefusedReason};
+use super::record::{ChannelMessage, Class, Encoded, LargeMessage, Records};
+use super::stream::StreamId;
+use super::{BulkEvent, Config, QueueError};
+use crate::peers::{PeerRef, ProbeToken};
+
+pub use dialler::{DialOutcome, Dialler, DiallerMessage};
+pub use listener::{Listener, ListenerMessage, Placement};
+
+/// Bytes sealed before the socket is asked to take them.
+const FLUSH_BYTES: usize = 128 << 10;
+
+/// Bytes written for one connection in one turn before others have theirs.
+const TURN_BYTES_MAX: usize = 512 << 10;
+
+/// Bytes kept of an inbound socket whose handshake has no place yet: more than the first flight of any dialler.
+const GATE_BYTES_MAX: usize = 512;
+
+/// How late a keep-alive may look, so that thousands share their wake-ups.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(1);
+
+/// How late any other deadline may be.
+const DEADLINE_SLACK: Duration = Duration::from_millis(20);
+
+/// What connections of one node have in common besides [`Config`].
+pub struct Common {
+    /// The configuration for connections to come. Replaced when the static key is rotated.
+    pub config: Mutex<Arc<Config>>,
+    /// Where received messages go.
+    pub deliver: Arc<dyn Deliver>,
+    /// Who decides about connections.
+    pub judge: Recipient<Report>,
+    /// Who may run a handshake.
+    pub admission: Admission<ActorId>,
+    /// The runtime.
+    pub handle: Handle,
+    /// Connections that ended without a report, because their actor failed. The judge is poked for each.
+    pub fallen: Mutex<Vec<ActorId>>,
+}
+
+/// Orders to a connection.
+#[derive(Debug)]
+pub enum ConnectionMessage {
+    /// To a dialler that has reported [`Report::Identified`]: the peer is wanted, go on with the handshake.
+    Proceed,
+    /// The connection is announced: messages may flow.
+    Keep,
+    /// The peer is not wanted: say why and close.
+    Refuse(RefusedReason),
+    /// Close an announced connection.
+    Close(CloseCode, &'static str),
+    /// Ask the peer for a sign of life, and report it with this token.
+    Probe(ProbeToken),
+    /// Report the figures, with this reference.
+    Report(PeerRef),
+    /// Take bodies up to this size from the peer.
+    MessageMax(u32),
+}
+
+impl Message for ConnectionMessage {}
+
+/// Facts from a connection, for who decides.
+#[derive(Debug)]
+pub enum Report {
+    /// The peer has proved who it is. Wants [`ConnectionMessage::Proceed`], `Keep` or `Close`.
+    Identified(Box<Identified>),
+    /// A dialler's connection has been accepted by the other side.
+    Opened(Address<ConnectionActor>),
+    /// The connection is over. Nothing follows.
+    Closed(Address<ConnectionActor>, DisconnectReason),
+    /// The peer has given a sign of life after [`ConnectionMessage::Probe`].
+    Alive(Address<ConnectionActor>, ProbeToken),
+    /// The answer to [`ConnectionMessage::Report`].
+    Figures(PeerRef, Box<Figures>),
+}
+
+impl Message for Report {}
+
+/// Who is at the other end of a new connection.
+#[derive(Debug)]
+pub struct Identified {
+    /// The connection.
+    pub connection: Address<ConnectionActor>,
+    /// The dial that led to it; `None` for an inbound one.
+    pub dial: Option<u32>,
+    /// The address at the other end of the socket.
+    pub addr: SocketAddr,
+    /// What the handshake has proved, and what the peer says of itself.
+    pub authenticated: Box<Authenticated>,
+    /// For the threads outside, once the connection is announced.
+    pub link: Arc<Link>,
+}
+
+/// What a connection has carried.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Round-trip times, once there is a sample.
+    pub rtt: Option<Rtt>,
+    /// Bytes received, frames included.
+    pub bytes_in: u64,
+    /// Bytes sent, frames included.
+    pub bytes_out: u64,
+    /// Application messages received.
+    pub messages_in: u64,
+    /// Application messages sent.
+    pub messages_out: u64,
+    /// Bytes that wait to be sent.
+    pub queued: usize,
+}
+
+/// How a dial's winner is doing, for its dialler.
+#[derive(Debug)]
+pub struct HandshakeOutcome {
+    /// The dial.
+    pub dial: u32,
+    /// Its attempt.
+    pub attempt: u8,
+    /// `Ok` when the connection is announced.
+    pub result: Result<(), AttemptFailure>,
+}
+
+impl Message for HandshakeOutcome {}
+
+/// Where a connection comes from.
+pub enum Origin {
+    /// Accepted, with its place at the door.
+    Inbound(Ticket<ActorId>),
+    /// Dialled.
+    Outbound {
+        /// The dial.
+        dial: u32,
+        /// Its attempt.
+        attempt: u8,
+        /// Who wants to know how the handshake goes.
+        dialler: Recipient<HandshakeOutcome>,
+    },
+}
+
+/// One connection.
+pub struct ConnectionActor {
+    machine: Connection,
+    common: Arc<Common>,
+    socket: Option<SocketId>,
+    link: Option<Arc<Link>>,
+    /// Gone once the connection is announced.
+    early: Option<Box<Early>>,
+    /// Messages that the machine's queue had no room for.
+    unqueued: Option<Box<Encoded>>,
+    /// A report that the judge had no room for, and those after it.
+    outbox: Vec<Report>,
+    messages_in: u64,
+    messages_out: u64,
+    /// Not all that was taken from the link has been handed to the socket.
+    is_sending: bool,
+    probe: Option<ProbeToken>,
+    is_over: bool,
+    /// How the transport broke, if it did.
+    lost: Option<ErrorKind>,
+}
+
+/// Reports that a connection may keep while the judge is busy: each of them is made once in a connection's life, but
+/// `Alive` and `Figures`, which are dropped instead.
+const OUTBOX_MAX: usize = 4;
+
+/// What a connection needs until it is announced.
+struct Early {
+    addr: SocketAddr,
+    origin: Option<Origin>,
+    /// First bytes of an inbound connection whose handshake has no place yet; `None` once it has.
+    gate: Option<Vec<u8>>,
+    retry_at: Option<Instant>,
+    is_kept: bool,
+    refused: Option<RefusedReason>,
+    /// Messages that came between the peer's `Accept` and the judge's word. The peer's window bounds them.
+    held: Vec<Held>,
+}
+
+enum Held {
+    Records(Vec<u8>),
+    Large(LargeMessage),
+}
+
+impl ConnectionActor {
+    /// A connection with the node at `addr`, whose socket is to be given to it.
+    pub fn new(
+        common: Arc<Common>,
+        machine: Connection,
+        addr: SocketAddr,
+        origin: Origin,
+    ) -> ConnectionActor {
+        let gate = matches!(origin, Origin::Inbound(_)).then(Vec::new);
+        ConnectionActor {
+            machine,
+            common,
+            socket: None,
+            link: None,
+            early: Some(Box::new(Early {
+                addr,
+                origin: Some(origin),
+                gate,
+                retry_at: None,
+                is_kept: false,
+                refused: None,
+                held: Vec::new(),
+            })),
+            unqueued: None,
+            outbox: Vec::new(),
+            messages_in: 0,
+            messages_out: 0,
+            is_sending: false,
+            probe: None,
+            is_over: false,
+            lost: None,
+        }
+    }
+
+    fn on_data(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
+        if self
+            .early
+            .as_ref()
+            .is_some_and(|early| early.gate.is_some())
+        {
+            return self.on_gated(bytes, cx);
+        }
+        self.feed(bytes, cx);
+    }
+
+    fn feed(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        if self.ticket().is_some_and(|ticket| !ticket.heard(now)) {
+            return self.abort(cx);
+        }
+        let mut inlet = Inlet {
+            common: &self.common,
+            link: self.link.as_ref(),
+            early: self.early.as_deref_mut(),
+            messages: 0,
+        };
+        self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
+        self.messages_in += inlet.messages;
+    }
+
+    /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
+    fn on_gated(&mut self, bytes: &[u8], cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        let is_private = self.machine.config().network_key.is_some();
+        let flight = PREFACE_BYTES
+            + 2
+            + if is_private {
+                MESSAGE_1_PSK_BYTES
+            } else {
+                MESSAGE_1_BYTES
+            };
+        let Some(early) = &mut self.early else { return };
+        let (Some(gate), Some(Origin::Inbound(ticket))) = (&mut early.gate, &early.origin) else {
+            return;
+        };
+        if gate.len() + bytes.len() > GATE_BYTES_MAX {
+            // No dialler says so much before it is answered.
+            return self.abort(cx);
+        }
+        gate.extend_from_slice(bytes);
+        if !ticket.heard(now) {
+            return self.abort(cx);
+        }
+        // A private network's first message is longer: who sends the shorter one is to be told so, and a preface of
+        // another protocol is answered whatever follows it.
+        if gate.len() >= flight.min(PREFACE_BYTES + 2 + MESSAGE_1_BYTES) {
+            self.ask_for_place(cx);
+        }
+    }
+
+    fn ask_for_place(&mut self, cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        let Some(early) = &mut self.early else { return };
+        let Some(Origin::Inbound(ticket)) = &early.origin else {
+            return;
+        };
+        match ticket.start(now) {
+            Start::Go { evicted } => {
+                early.retry_at = None;
+                let mut first = early.gate.take().unwrap_or_default();
+                if let Some(evicted) = evicted {
+                    cx.stop_actor(evicted);
+                }
+                if let Some(socket) = self.socket {
+                    cx.resume_reading(socket);
+                }
+                self.feed(&mut first, cx);
+            }
+            Start::Wait => {
+                early.retry_at = Some(now + RETRY_AFTER);
+                if let Some(socket) = self.socket {
+                    cx.pause_reading(socket);
+                }
+            }
+            Start::Evicted => self.abort(cx),
+        }
+    }
+
+    /// The place of an inbound connection whose handshake is not done.
+    fn ticket(&self) -> Option<&Ticket<ActorId>> {
+        match self.early.as_ref()?.origin.as_ref()? {
+            Origin::Inbound(ticket) => Some(ticket),
+            Origin::Outbound { .. } => None,
+        }
+    }
+
+    /// Ends at once, without a word to the peer.
+    fn abort(&mut self, cx: &mut Context<'_, Self>) {
+        if let Some(socket) = self.socket.take() {
+            cx.close(socket, true);
+        }
+        self.machine.handle_eof();
+    }
+
+    /// Takes what outside threads have left in the link.
+    fn take_link(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(link) = &self.link else { return };
+        let takes = self.machine.is_open() && self.unqueued.is_none();
+        let mut encoded = if takes {
+            self.machine.reclaim().unwrap_or_default()
+        } else {
+            Encoded::new()
+        };
+        let taken = link.take(takes, &mut encoded);
+        if taken.consumed > 0 {
+            self.machine.consumed(StreamId::APPLICATION, taken.consumed);
+        }
+        if !encoded.is_empty() {
+            self.messages_out += encoded.count() as u64;
+            self.is_sending = true;
+            self.queue(encoded);
+        }
+        cx.flush_later();
+    }
+
+    fn queue(&mut self, encoded: Encoded) {
+        if let Err((error, encoded)) = self.machine.queue_encoded(encoded) {
+            match error {
+                QueueError::Full => self.unqueued = Some(Box::new(encoded)),
+                // The link checks sizes and names, so the connection must have ended; its end is told by itself.
+                error => log::debug!("{} messages were not sent: {error}", encoded.count()),
+            }
+        }
+    }
+
+    /// Seals and writes what waits, as far as the socket takes it.
+    fn flush(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(socket) = self.socket else { return };
+        let now = cx.now();
+        let mut scratch = cx.take_scratch();
+        let mut written = 0;
+        while cx.unsent(socket) == 0 {
+            scratch.clear();
+            if self.machine.poll_transmit(now, &mut scratch, FLUSH_BYTES) == 0 {
+                break;
+            }
+            written += scratch.len();
+            if let Err(error) = cx.write(socket, &scratch) {
+                self.socket = None;
+                self.on_lost(error.kind());
+                break;
+            }
+            if written >= TURN_BYTES_MAX {
+                cx.flush_later();
+                break;
+            }
+        }
+        cx.give_scratch(scratch);
+        self.mark_sent(cx);
+    }
+
+    /// Tells outside threads which of their messages have been handed to the socket.
+    fn mark_sent(&mut self, cx: &mut Context<'_, Self>) {
+        if !self.is_sending || self.socket.is_none_or(|socket| cx.unsent(socket) > 0) {
+            return;
+        }
+        let waiting = self.unqueued.as_ref().map_or(0, |encoded| encoded.len());
+        let unsent = self.machine.application_bytes() + waiting;
+        self.is_sending = unsent > 0;
+        if let Some(link) = &self.link {
+            link.mark_sent(unsent);
+        }
+    }
+
+    fn on_lost(&mut self, kind: ErrorKind) {
+        self.lost = Some(kind);
+        self.machine.handle_eof();
+    }
+
+    /// What the machine has to tell, and its next deadline.
+    fn drain(&mut self, cx: &mut Context<'_, Self>) {
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
+                Event::Opened => self.on_opened(cx),
+                Event::Drained(Class::Application) => {
+                    if let Some(encoded) = self.unqueued.take() {
+                        self.queue(*encoded);
+                    }
+                    self.take_link(cx);
+                }
+                Event::Drained(_) | Event::BulkWritable(_) => {}
+                Event::Closed(error) => self.on_closed(error, cx),
+                Event::ShutdownWrite => {
+                    if let Some(socket) = self.socket {
+                        // A socket that is gone already says so itself.
+                        let _ = cx.shutdown_write(socket);
+                    }
+                }
+                Event::Finished { abort } => {
+                    if let Some(socket) = self.socket.take() {
+                        cx.close(socket, abort);
+                    }
+                    cx.stop();
+                }
+            }
+        }
+        if self.machine.is_open()
+            && !self.machine.is_probing()
+            && let Some(token) = self.probe.take()
+        {
+            self.report(Report::Alive(cx.address(), token), cx);
+        }
+        let retry = self.early.as_ref().and_then(|early| early.retry_at);
+        let deadline = [self.machine.poll_timeout(), retry]
+            .into_iter()
+            .flatten()
+            .min();
+        let slack = if self.machine.is_open() {
+            KEEP_ALIVE_SLACK
+        } else {
+            DEADLINE_SLACK
+        };
+        cx.wake_at(deadline, slack);
+    }
+
+    fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
+        let Some(early) = &mut self.early else { return };
+        let dial = match &early.origin {
+            Some(Origin::Outbound { dial, .. }) => Some(*dial),
+            Some(Origin::Inbound(_)) => {
+                if let Some(Origin::Inbound(ticket)) = early.origin.take()
+                    && !ticket.finish()
+                {
+                    return self.abort(cx);
+                }
+                None
+            }
+            None => None,
+        };
+        let link = Link::new(authenticated.peer, cx.id(), authenticated.about.message_max);
+        self.link = Some(link.clone());
+        let addr = early.addr;
+        let identified = Identified {
+            connection: cx.address(),
+            dial,
+            addr,
+            authenticated,
+            link,
+        };
+        self.report(Report::Identified(Box::new(identified)), cx);
+    }
+
+    fn on_opened(&mut self, cx: &mut Context<'_, Self>) {
+        let is_kept = self.early.as_ref().is_none_or(|early| early.is_kept);
+        if is_kept {
+            return self.announce(cx);
+        }
+        self.report(Report::Opened(cx.address()), cx);
+    }
+
+    /// Both the judge and the machine are ready: messages flow.
+    fn announce(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(early) = self.early.take() else {
+            return;
+        };
+        if let Some(Origin::Outbound {
+            dial,
+            attempt,
+            dialler,
+        }) = early.origin
+        {
+            tell(
+                cx,
+                &dialler,
+                HandshakeOutcome {
+                    dial,
+                    attempt,
+                    result: Ok(()),
+                },
+            );
+        }
+        if let Some(link) = &self.link {
+            for held in early.held {
+                match held {
+                    Held::Records(bytes) => self.common.deliver.records(link, Records::new(&bytes)),
+                    Held::Large(message) => self.common.deliver.large(link, message),
+                }
+            }
+        }
+        self.take_link(cx);
+    }
+
+    fn on_closed(&mut self, error: Error, cx: &mut Context<'_, Self>) {
+        log::debug!("connection {}: {error}", cx.id());
+        if let Some(link) = &self.link {
+            link.close(Arc::from(error.to_string()));
+        }
+        self.is_over = true;
+        if let Some(mut early) = self.early.take() {
+            if let Some(Origin::Outbound {
+                dial,
+                attempt,
+                dialler,
+            }) = early.origin.take()
+            {
+                let failure = match early.refused {
+                    Some(reason) => AttemptFailure::Refused(reason),
+                    None => AttemptFailure::from_end(&error, self.lost),
+                };
+                tell(
+                    cx,
+                    &dialler,
+                    HandshakeOutcome {
+                        dial,
+                        attempt,
+                        result: Err(failure),
+                    },
+                );
+            }
+        }
+        // Before it was identified nobody knew of it.
+        if self.link.is_some() {
+            let reason = DisconnectReason::from_end(&error, self.lost);
+            self.report(Report::Closed(cx.address(), reason), cx);
+        }
+    }
+
+    /// Tells the judge. While it has no room reports wait here in their order.
+    fn report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
+        if self.outbox.is_empty() {
+            let Err(refused) = cx.send_to(&self.common.judge, report) else {
+                return;
+            };
+            if !refused.is_full() {
+                return;
+            }
+            cx.notify_ready(self.common.judge.id());
+            self.outbox.push(refused.into_message());
+        } else if self.outbox.len() < OUTBOX_MAX
+            && !matches!(report, Report::Alive(..) | Report::Figures(..))
+        {
+            self.outbox.push(report);
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Context<'_, Self>) {
+        for report in std::mem::take(&mut self.outbox) {
+            self.report(report, cx);
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        let (bytes_in, bytes_out) = self.machine.bytes();
+        Figures {
+            rtt: self.machine.rtt(),
+            bytes_in,
+            bytes_out,
+            messages_in: self.messages_in,
+            messages_out: self.messages_out,
+            queued: self.machine.queued_bytes()
+                + self.unqueued.as_ref().map_or(0, |encoded| encoded.len()),
+        }
+    }
+}
+
+/// A dialler has few dials and answers at once; if it has no room all the same, its own deadline ends the dial.
+fn tell(
+    cx: &mut Context<'_, ConnectionActor>,
+    dialler: &Recipient<HandshakeOutcome>,
+    outcome: HandshakeOutcome,
+) {
+    if let Err(refused) = cx.send_to(dialler, outcome) {
+        log::warn!("a dialler could not be told of its connection: {refused}");
+    }
+}
+
+impl Actor for ConnectionActor {
+    type Message = ConnectionMessage;
+
+    fn handle(
+        &mut self,
+        message: ConnectionMessage,
+        cx: &mut Context<'_, Self>,
+    ) -> Result<(), Failure> {
+        let now = cx.now();
+        match message {
+            ConnectionMessage::Proceed => self.machine.accept(now),
+            ConnectionMessage::Keep => {
+                if let Some(early) = &mut self.early {
+                    early.is_kept = true;
+                }
+                if self.machine.is_open() {
+                    self.announce(cx);
+                } else {
+                    self.machine.accept(now);
+                }
+            }
+            ConnectionMessage::Refuse(reason) => {
+                if let Some(early) = &mut self.early {
+                    early.refused = Some(reason);
+                }
+                self.machine.close(now, reason.close_code(), "");
+            }
+            ConnectionMessage::Close(code, reason) => self.machine.close(now, code, reason),
+            ConnectionMessage::Probe(token) => {
+                self.probe = Some(token);
+                self.machine.probe(now);
+            }
+            ConnectionMessage::Report(peer) => {
+                let figures = Report::Figures(peer, Box::new(self.figures()));
+                self.report(figures, cx);
+            }
+            ConnectionMessage::MessageMax(bytes) => self.machine.set_message_max(bytes),
+        }
+        self.drain(cx);
+        cx.flush_later();
+        Ok(())
+    }
+
+    fn on_event(
+        &mut self,
+        event: Happening<'_>,
+        cx: &mut Context<'_, Self>,
+    ) -> Result<(), Failure> {
+        match event {
+            Happening::Given { socket } => {
+                self.socket = Some(socket);
+                let is_evicted = self
+                    .ticket()
+                    .is_some_and(|ticket| !ticket.set_owner(cx.id()));
+                if is_evicted {
+                    self.abort(cx);
+                } else {
+                    cx.resume_reading(socket);
+                    cx.flush_later();
+                }
+            }
+            Happening::Data { bytes, .. } => self.on_data(bytes, cx),
+            Happening::Flush => {
+                self.flush(cx);
+                // A flush that asked for another would never let the core sleep.
+                self.drain(cx);
+                return Ok(());
+            }
+            Happening::Writable { .. } => {
+                self.mark_sent(cx);
+                cx.flush_later();
+            }
+            Happening::Poke => self.take_link(cx),
+            Happening::Wake => {
+                if self
+                    .early
+                    .as_ref()
+                    .is_some_and(|early| early.retry_at.is_some())
+                {
+                    self.ask_for_place(cx);
+                }
+                self.machine.handle_timeout(cx.now());
+                if let Some(link) = &self.link {
+                    link.release();
+                }
+            }
+            Happening::ReadClosed { .. } => self.machine.handle_eof(),
+            Happening::Closed { error, .. } => {
+                self.socket = None;
+                self.on_lost(error.kind());
+            }
+            Happening::Ready(_) => self.on_ready(cx),
+            _ => {}
+        }
+        self.drain(cx);
+        cx.flush_later();
+        Ok(())
+    }
+
+    fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
+        if self.is_over || self.link.is_none() || self.socket.is_none() {
+            // Evicted at the door, or finished.
+            if let Some(socket) = self.socket.take() {
+                cx.close(socket, !self.is_over);
+            }
+            return Drain::Done;
+        }
+        log::trace!("connection {}: {reason}", cx.id());
+        let now = cx.now();
+        self.machine.close(now, CloseCode::ShuttingDown, "");
+        let deadline = now + self.machine.config().timing.close * 2;
+        self.drain(cx);
+        self.flush(cx);
+        self.drain(cx);
+        Drain::Until(deadline)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.machine.heap_bytes()
+    }
+}
+
+impl Drop for ConnectionActor {
+    fn drop(&mut self) {
+        let Some(link) = self.link.take().filter(|_| !self.is_over) else {
+            return;
+        };
+        // Dropped without a word: the actor failed, or its runtime ends. Whoever counts on it has to learn of it.
+        link.close(Arc::from("the connection's actor ended"));
+        self.common.fallen.lock().push(link.connection());
+        self.common.handle.poke(self.common.judge.id());
+    }
+}
+
+/// Where the machine puts what it receives.
+struct Inlet<'a> {
+    common: &'a Common,
+    link: Option<&'a Arc<Link>>,
+    early: Option<&'a mut Early>,
+    messages: u64,
+}
+
+impl Sink for Inlet<'_> {
+    fn records(&mut self, records: Records<'_>) {
+        self.messages += records.count_messages() as u64;
+        match (&mut self.early, self.link) {
+            (Some(early), _) => match early.held.last_mut() {
+                Some(Held::Records(bytes)) => bytes.extend_from_slice(records.as_bytes()),
+                _ => early.held.push(Held::Records(records.as_bytes().to_vec())),
+            },
+            (None, Some(link)) => self.common.deliver.records(link, records),
+            (None, None) => debug_assert!(false, "a connection without a link is not open"),
+        }
+    }
+
+    fn large(&mut self, message: LargeMessage) {
+        self.messages += 1;
+        match (&mut self.early, self.link) {
+            (Some(early), _) => early.held.push(Held::Large(message)),
+            (None, Some(link)) => self.common.deliver.large(link, message),
+            (None, None) => debug_assert!(false, "a connection without a link is not open"),
+        }
+    }
+
+    fn channel(&mut self, message: ChannelMessage<'_>) {
+        // No subsystem has a channel yet; what a newer peer says on one is dropped.
+        log::trace!(
+            "{} bytes on unknown channel {}",
+            message.body.len(),
+            message.channel
+        );
+    }
+
+    fn bulk(&mut self, stream: StreamId, event: BulkEvent<'_>) {
+        log::trace!("bulk stream {stream:?}: {event:?}");
+    }
+}

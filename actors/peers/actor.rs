@@ -1,0 +1,439 @@
+//! The shell around [`Peers`]: who asks, who is told, and which core dials.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mischief_reactor::{
+    Actor, ActorId, Address, Context, Event, Failure, Instant, Message, Reply, TrySendError,
+    WallTime,
+};
+
+use super::{
+    Answer, ConnectError, DialId, Introduction, NotConnected, Order, PeerId, PeerRecord, Peers,
+    PeersEvent, RequestId, Traffic,
+};
+use crate::connection::actor::{
+    Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage, Figures,
+    Identified, Report,
+};
+use crate::connection::endpoint::Endpoint;
+use crate::connection::reason::DisconnectReason;
+use crate::connection::{CloseCode, Link};
+
+/// How late a deadline may be.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// Orders that may wait for connections without room. Beyond it the connection an order is for is ended instead.
+const UNSENT_MAX: usize = 4096;
+
+/// Who is told of peers that come and go: on the core thread, in order with the messages of their connections.
+pub trait Observer: Send + Sync {
+    /// A peer is connected; its messages follow.
+    fn connected(&self, event: &PeersEvent, link: Arc<Link>);
+    /// A peer is no longer connected; its messages came before.
+    fn disconnected(&self, event: &PeersEvent);
+}
+
+/// Orders to the peers actor.
+pub enum PeersMessage {
+    /// Connect to an endpoint, to whoever is there or only to `expected`.
+    Connect {
+        /// Where to.
+        endpoint: Endpoint,
+        /// Who has to be there.
+        expected: Option<PeerId>,
+        /// The peer, once it is announced.
+        reply: Reply<Result<PeerId, ConnectError>>,
+    },
+    /// Disconnect a peer.
+    Disconnect {
+        /// Whom.
+        peer: PeerId,
+        /// Whether it was there.
+        reply: Reply<Result<(), NotConnected>>,
+    },
+    /// All peers, with what their connections have carried.
+    List {
+        /// The list.
+        reply: Reply<PeerList>,
+    },
+    /// Take bodies of up to so many bytes from a peer.
+    MessageMax {
+        /// From whom.
+        peer: PeerId,
+        /// Bytes.
+        bytes: u32,
+        /// Whether it was there.
+        reply: Reply<Result<(), NotConnected>>,
+    },
+    /// Disconnect everybody and take nobody new.
+    Close {
+        /// When the orders are given.
+        reply: Reply<()>,
+    },
+    /// The rest of the node stands.
+    Start {
+        /// What its connections share.
+        common: Arc<Common>,
+        /// Who dials, one for each core.
+        diallers: Vec<Address<Dialler>>,
+    },
+    /// From a connection.
+    Report(Report),
+    /// From a dialler.
+    DialFailed(DialOutcome),
+}
+
+impl Message for PeersMessage {}
+
+impl From<Report> for PeersMessage {
+    fn from(report: Report) -> PeersMessage {
+        PeersMessage::Report(report)
+    }
+}
+
+impl From<DialOutcome> for PeersMessage {
+    fn from(outcome: DialOutcome) -> PeersMessage {
+        PeersMessage::DialFailed(outcome)
+    }
+}
+
+/// All connected peers at one moment.
+#[derive(Clone, Debug)]
+pub struct PeerList {
+    /// In the order of their ids.
+    pub peers: Vec<PeerRecord>,
+    /// The moment.
+    pub now: Instant,
+    /// The moment by the wall clock.
+    pub wall: WallTime,
+}
+
+enum Waiting {
+    Connect(Reply<Result<PeerId, ConnectError>>),
+    List(Reply<PeerList>),
+}
+
+/// Who is connected to a node.
+pub struct PeersActor {
+    machine: Peers<ActorId>,
+    observer: Arc<dyn Observer>,
+    /// Known once the connections' part of the node stands.
+    common: Option<Arc<Common>>,
+    diallers: Vec<Address<Dialler>>,
+    /// Links of connections that are not announced yet.
+    links: BTreeMap<ActorId, Arc<Link>>,
+    waiting: BTreeMap<u64, Waiting>,
+    requests: u64,
+    unsent: VecDeque<(ActorId, ConnectionMessage)>,
+}
+
+impl PeersActor {
+    /// A node without peers.
+    pub fn new(machine: Peers<ActorId>, observer: Arc<dyn Observer>) -> PeersActor {
+        PeersActor {
+            machine,
+            observer,
+            common: None,
+            diallers: Vec::new(),
+            links: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            requests: 0,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    fn request(&mut self, waiting: Waiting) -> RequestId {
+        self.requests += 1;
+        self.waiting.insert(self.requests, waiting);
+        RequestId(self.requests)
+    }
+
+    fn on_report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        match report {
+            Report::Identified(identified) => self.on_identified(*identified, cx),
+            Report::Opened(connection) => self.machine.handle_accepted(now, connection.id()),
+            Report::Closed(connection, reason) => self.on_closed(connection.id(), reason, cx),
+            Report::Alive(connection, token) => {
+                self.machine.handle_alive(now, connection.id(), token);
+            }
+            Report::Figures(peer, figures) => {
+                self.machine.handle_report(now, peer, traffic(&figures))
+            }
+        }
+    }
+
+    fn on_identified(&mut self, identified: Identified, cx: &mut Context<'_, Self>) {
+        let Identified {
+            connection,
+            dial,
+            addr,
+            authenticated,
+            link,
+        } = identified;
+        let connection = connection.id();
+        self.links.insert(connection, link);
+        let introduction = Introduction {
+            peer: authenticated.peer,
+            addr,
+            suite: authenticated.suite,
+            name: authenticated.about.name.map(String::into_boxed_str),
+        };
+        match dial {
+            Some(dial) => {
+                self.machine
+                    .handle_identified(cx.now(), DialId(dial), connection, introduction);
+            }
+            None => self
+                .machine
+                .handle_inbound(cx.now(), connection, introduction),
+        }
+    }
+
+    fn on_closed(
+        &mut self,
+        connection: ActorId,
+        reason: DisconnectReason,
+        cx: &mut Context<'_, Self>,
+    ) {
+        self.links.remove(&connection);
+        self.unsent.retain(|(to, _)| *to != connection);
+        self.machine.handle_closed(cx.now(), connection, reason);
+    }
+
+    /// Hands on what the machine has to say: facts before orders, so that a peer is announced before its messages.
+    fn drain(&mut self, cx: &mut Context<'_, Self>) {
+        loop {
+            if let Some(event) = self.machine.poll_event() {
+                self.publish(&event);
+            } else if let Some(order) = self.machine.poll_order() {
+                self.obey(order, cx);
+            } else if let Some(answer) = self.machine.poll_answer() {
+                self.answer(answer, cx);
+            } else {
+                break;
+            }
+        }
+        cx.wake_at(self.machine.poll_timeout(), SLACK);
+    }
+
+    fn publish(&mut self, event: &PeersEvent) {
+        match event {
+            PeersEvent::Connected { peer, .. } => {
+                let link = self
+                    .machine
+                    .connection(*peer)
+                    .and_then(|id| self.links.remove(&id));
+                if let Some(link) = link {
+                    self.observer.connected(event, link);
+                }
+            }
+            PeersEvent::Disconnected { .. } => self.observer.disconnected(event),
+        }
+    }
+
+    fn obey(&mut self, order: Order<ActorId>, cx: &mut Context<'_, Self>) {
+        match order {
+            Order::Dial { dial, endpoint } => {
+                self.order_dialler(
+                    dial,
+                    DiallerMessage::Dial {
+                        dial: dial.0,
+                        endpoint,
+                    },
+                    cx,
+                );
+            }
+            Order::DialAlso { dial, endpoint } => {
+                self.order_dialler(
+                    dial,
+                    DiallerMessage::DialAlso {
+                        dial: dial.0,
+                        endpoint,
+                    },
+                    cx,
+                );
+            }
+            Order::CancelDial { dial } => {
+                self.order_dialler(dial, DiallerMessage::Cancel { dial: dial.0 }, cx);
+            }
+            Order::Proceed { connection } => self.order(connection, ConnectionMessage::Proceed, cx),
+            Order::Keep { connection, .. } => self.order(connection, ConnectionMessage::Keep, cx),
+            Order::Refuse { connection, reason } => {
+                self.links.remove(&connection);
+                self.order(connection, ConnectionMessage::Refuse(reason), cx);
+            }
+            Order::Probe { connection, token } => {
+                self.order(connection, ConnectionMessage::Probe(token), cx);
+            }
+            Order::Report { connection, peer } => {
+                self.order(connection, ConnectionMessage::Report(peer), cx);
+            }
+            Order::Close { connection, reason } => {
+                let (code, text) = close_words(reason);
+                self.order(connection, ConnectionMessage::Close(code, text), cx);
+            }
+        }
+    }
+
+    fn order_dialler(&mut self, dial: DialId, message: DiallerMessage, cx: &mut Context<'_, Self>) {
+        let count = self.diallers.len().max(1);
+        let Some(dialler) = self.diallers.get(dial.0 as usize % count) else {
+            return log::error!("a node without diallers cannot dial");
+        };
+        // Dials are capped far below a mailbox; if it is full all the same, the dial's own deadline ends it.
+        if let Err(error) = cx.send(dialler, message) {
+            log::warn!("dial {} cannot be ordered: {error}", dial.0);
+        }
+    }
+
+    fn order(
+        &mut self,
+        connection: ActorId,
+        message: ConnectionMessage,
+        cx: &mut Context<'_, Self>,
+    ) {
+        match cx.send(&Address::<ConnectionActor>::from_id(connection), message) {
+            Ok(()) => {}
+            Err(TrySendError::Stopped(_)) => {
+                self.on_closed(connection, DisconnectReason::Internal, cx);
+            }
+            Err(TrySendError::Full(message)) => {
+                if self.unsent.len() >= UNSENT_MAX {
+                    return cx.stop_actor(connection);
+                }
+                self.unsent.push_back((connection, message));
+                cx.notify_ready(connection);
+            }
+        }
+    }
+
+    fn on_ready(&mut self, connection: ActorId, cx: &mut Context<'_, Self>) {
+        let all = std::mem::take(&mut self.unsent);
+        for (to, message) in all {
+            if to == connection {
+                self.order(to, message, cx);
+            } else {
+                self.unsent.push_back((to, message));
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: Answer, cx: &mut Context<'_, Self>) {
+        match answer {
+            Answer::Connect { request, result } => {
+                if let Some(Waiting::Connect(reply)) = self.waiting.remove(&request.0) {
+                    reply.send(result.map(|(_, id)| id));
+                }
+            }
+            Answer::List { request, peers } => {
+                if let Some(Waiting::List(reply)) = self.waiting.remove(&request.0) {
+                    reply.send(PeerList {
+                        peers,
+                        now: cx.now(),
+                        wall: cx.wall(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Connections whose actor failed.
+    fn bury(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(common) = &self.common else { return };
+        let fallen = std::mem::take(&mut *common.fallen.lock());
+        for connection in fallen {
+            self.on_closed(connection, DisconnectReason::Internal, cx);
+        }
+    }
+}
+
+/// What a peer is told when a connection is closed.
+fn close_words(reason: DisconnectReason) -> (CloseCode, &'static str) {
+    match reason {
+        DisconnectReason::Stopping => (CloseCode::ShuttingDown, ""),
+        DisconnectReason::Replaced => (CloseCode::Duplicate, ""),
+        DisconnectReason::OutOfMemory => (CloseCode::Overloaded, ""),
+        DisconnectReason::TimedOut => (CloseCode::TooSlow, ""),
+        DisconnectReason::Refused(reason) => (reason.close_code(), ""),
+        _ => (CloseCode::Normal, ""),
+    }
+}
+
+fn traffic(figures: &Figures) -> Traffic {
+    Traffic {
+        rtt: figures.rtt.map(|rtt| rtt.smoothed),
+        bytes_in: figures.bytes_in,
+        bytes_out: figures.bytes_out,
+        messages_in: figures.messages_in,
+        messages_out: figures.messages_out,
+    }
+}
+
+impl Actor for PeersActor {
+    type Message = PeersMessage;
+
+    fn handle(&mut self, message: PeersMessage, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        let now = cx.now();
+        match message {
+            PeersMessage::Connect {
+                endpoint,
+                expected,
+                reply,
+            } => {
+                let request = self.request(Waiting::Connect(reply));
+                self.machine
+                    .handle_connect(now, request, endpoint, expected);
+            }
+            PeersMessage::Disconnect { peer, reply } => {
+                reply.send(self.machine.handle_disconnect(now, &peer));
+            }
+            PeersMessage::List { reply } => {
+                let request = self.request(Waiting::List(reply));
+                self.machine.handle_list(now, request);
+            }
+            PeersMessage::MessageMax { peer, bytes, reply } => {
+                let connection = self
+                    .machine
+                    .find(&peer)
+                    .and_then(|peer| self.machine.connection(peer));
+                reply.send(connection.map(|_| ()).ok_or(NotConnected));
+                if let Some(connection) = connection {
+                    self.order(connection, ConnectionMessage::MessageMax(bytes), cx);
+                }
+            }
+            PeersMessage::Close { reply } => {
+                self.machine.handle_stop(now);
+                self.drain(cx);
+                reply.send(());
+            }
+            PeersMessage::Start { common, diallers } => {
+                self.common = Some(common);
+                self.diallers = diallers;
+            }
+            PeersMessage::Report(report) => self.on_report(report, cx),
+            PeersMessage::DialFailed(DialOutcome { dial, error }) => {
+                self.machine.handle_dial_failed(DialId(dial), error);
+            }
+        }
+        self.drain(cx);
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event<'_>, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        match event {
+            Event::Wake => self.machine.handle_timeout(cx.now()),
+            Event::Ready(connection) => self.on_ready(connection, cx),
+            Event::Poke => self.bury(cx),
+            _ => {}
+        }
+        self.drain(cx);
+        Ok(())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.machine.heap_bytes()
+    }
+}

@@ -1,0 +1,450 @@
+//! The public handle of a node: [`Node`], made by a [`NodeBuilder`].
+//!
+//! A node's actors live on the cores of a runtime. Outside of them are the threads of the program, which hold handles:
+//! they encode what they send into memory shared with a connection, and are called back with what was received.
+//!
+//! What this deliberately leaves out: who may connect and why (`actors/peers`), the wire (`actors/connection`), and
+//! every decision of a subsystem. It keeps no state about peers beyond the way to each.
+//!
+//! | file | what |
+//! |---|---|
+//! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
+//! | `wiring.rs`, `launch.rs` | what the node asks of its actors and what they tell it; how they are spawned |
+//! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
+//! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
+//! | `outgoing.rs` | sending; [`Outgoing`] |
+//! | `directory.rs` | the way to each connected peer |
+//! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
+//! | `reachable.rs` | where other machines may reach a node |
+//! | `events.rs` | [`NodeEvent`], [`Events`] |
+//! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
+//! | `info.rs`, `error.rs` | what is told, and what can go wrong |
+
+mod builder;
+mod directory;
+mod dispatch;
+mod error;
+mod events;
+mod handlers;
+mod info;
+mod launch;
+mod outgoing;
+mod pending;
+mod reachable;
+#[cfg(test)]
+mod tests;
+mod wiring;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use mischief_actors::connection::endpoint::parse_addr;
+use mischief_actors::connection::{Kind, SendError};
+use mischief_actors::identity::{PeerId, PeerIdPrefix};
+use mischief_reactor::io::doorbell::Descriptor;
+use mischief_reactor::{Handle, Runtime, Signal};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::Value;
+
+pub use builder::{Limits, NAME_BYTES_MAX, NodeBuilder};
+pub use dispatch::Callbacks;
+pub use error::{ConnectError, FindError, NodeError, StartError};
+pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
+pub use handlers::{Guard, Registration};
+pub use info::{NodeStats, PeerInfo};
+pub use mischief_actors::peers::Direction;
+pub use outgoing::Outgoing;
+pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
+
+use dispatch::Hub;
+use wiring::{Backend, Kept};
+
+/// How long a node that is dropped lets its connections end in good order.
+const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A received message, as [`Node::on_any`] gets it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Message<'a> {
+    /// A JSON value.
+    Json {
+        /// Its type.
+        name: &'a str,
+        /// The value.
+        value: &'a Value,
+    },
+    /// A text.
+    Text(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+}
+
+/// A handle to a running node. Clones are the same node; when the last is dropped the node ends in good order.
+///
+/// A callback that holds a clone keeps the node running until [`Node::stop`]; one that should not holds a
+/// [`WeakNode`].
+#[derive(Clone)]
+pub struct Node(Arc<Core>);
+
+/// A handle that does not keep its node running.
+#[derive(Clone)]
+pub struct WeakNode(Weak<Core>);
+
+impl WeakNode {
+    /// The node, if a handle to it is left.
+    pub fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(Node)
+    }
+}
+
+impl fmt::Debug for WeakNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakNode")
+    }
+}
+
+/// What a node is put together from.
+pub(crate) struct Parts {
+    pub(crate) id: PeerId,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) runtime: Option<Runtime>,
+    pub(crate) kept: Kept,
+}
+
+struct Core {
+    id: PeerId,
+    /// Set once, at the end of the start.
+    listen_addrs: OnceLock<Vec<SocketAddr>>,
+    hub: Arc<Hub>,
+    backend: Box<dyn Backend>,
+    runtime: Mutex<Option<Runtime>>,
+    kept: Mutex<Kept>,
+    is_stopping: AtomicBool,
+    has_stopped: AtomicBool,
+    stopped: Signal,
+}
+
+impl Node {
+    /// A node with nothing said about it yet: it would listen nowhere and keep nothing.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::new()
+    }
+
+    pub(crate) fn assemble(parts: Parts) -> Node {
+        Node(Arc::new(Core {
+            id: parts.id,
+            listen_addrs: OnceLock::new(),
+            hub: parts.hub,
+            backend: parts.backend,
+            runtime: Mutex::new(parts.runtime),
+            kept: Mutex::new(parts.kept),
+            is_stopping: AtomicBool::new(false),
+            has_stopped: AtomicBool::new(false),
+            stopped: Signal::default(),
+        }))
+    }
+
+    /// A handle that does not keep the node running.
+    pub fn downgrade(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.0))
+    }
+
+    /// Who this node is.
+    pub fn id(&self) -> PeerId {
+        self.0.id
+    }
+
+    /// Where it accepts peers, with the ports that the system chose. Empty within [`NodeBuilder::on_start`].
+    pub fn listen_addrs(&self) -> &[SocketAddr] {
+        self.0.listen_addrs.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn set_listen_addrs(&self, addrs: Vec<SocketAddr>) {
+        let is_new = self.0.listen_addrs.set(addrs).is_ok();
+        assert!(is_new, "a node starts to listen once");
+    }
+
+    /// Where other machines may reach it: the addresses that it listens on, with `0.0.0.0` and `[::]` replaced by the
+    /// addresses of the interfaces that are up. Loopback and link-local addresses are left out, for they lead nowhere
+    /// from elsewhere. Whether a firewall or a NAT stands in the way is not known here.
+    pub fn reachable_addrs(&self) -> Vec<SocketAddr> {
+        let handle = &self.hub().handle;
+        let interfaces = match handle.interfaces() {
+            Ok(Ok(interfaces)) => interfaces,
+            Ok(Err(error)) => {
+                log::info!("the interfaces of this machine cannot be listed: {error}");
+                Vec::new()
+            }
+            Err(error) => {
+                log::info!("the interfaces of this machine cannot be listed: {error}");
+                Vec::new()
+            }
+        };
+        reachable::expand(self.listen_addrs(), &interfaces)
+    }
+
+    /// The runtime that it is on.
+    pub fn runtime(&self) -> &Handle {
+        &self.hub().handle
+    }
+
+    // ---- peers
+
+    /// Connects to `host:port`; the host is a name, an IPv4 address or an IPv6 address in brackets. The answer is who is
+    /// there, authenticated. A peer that is connected already is a success.
+    pub fn connect(&self, addr: &str) -> Connecting {
+        self.dial(addr, None)
+    }
+
+    /// Connects only if `peer` is who answers there.
+    pub fn connect_expecting(&self, addr: &str, peer: PeerId) -> Connecting {
+        self.dial(addr, Some(peer))
+    }
+
+    fn dial(&self, addr: &str, expected: Option<PeerId>) -> Connecting {
+        match parse_addr(addr) {
+            Ok(endpoint) => Pending::asked(self.hub(), self.0.backend.connect(endpoint, expected)),
+            Err(error) => Pending::known(self.hub(), Err(ConnectError::from(error))),
+        }
+    }
+
+    /// Disconnects a peer after what was sent to it has been written.
+    pub fn disconnect(&self, peer: &PeerId) -> Pending<(), NodeError> {
+        Pending::asked(self.hub(), self.0.backend.disconnect(*peer))
+    }
+
+    /// The connected peers with everything about them.
+    pub fn peers(&self) -> Pending<Vec<PeerInfo>, NodeError> {
+        Pending::asked(self.hub(), self.0.backend.list())
+    }
+
+    /// Everything about one connected peer.
+    pub fn peer(&self, peer: &PeerId) -> Pending<PeerInfo, NodeError> {
+        Pending::asked(self.hub(), self.0.backend.peer(*peer))
+    }
+
+    /// The ids of the connected peers, at once.
+    pub fn peer_ids(&self) -> Vec<PeerId> {
+        let links = self.hub().directory.links();
+        links.iter().map(|link| *link.peer()).collect()
+    }
+
+    /// Whether a peer is connected, at once.
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.hub().directory.contains(peer)
+    }
+
+    /// The only connected peer whose id begins so, at once.
+    pub fn find(&self, prefix: &PeerIdPrefix) -> Result<PeerId, FindError> {
+        self.hub().directory.find(prefix)
+    }
+
+    /// Accepts messages of up to 16 MiB from a peer, where others may send 1 MiB.
+    pub fn trust(&self, peer: &PeerId) -> Pending<(), NodeError> {
+        Pending::asked(self.hub(), self.0.backend.trust(*peer))
+    }
+
+    // ---- sending
+
+    /// Sends a JSON value under a type of 1 to 128 bytes. Messages to one peer arrive in the order in which they were
+    /// sent.
+    pub fn send<T: Serialize + ?Sized>(&self, peer: &PeerId, kind: &str, value: &T) -> Sent {
+        self.hub().send_json(peer, kind, value)
+    }
+
+    /// Sends a text.
+    pub fn send_text(&self, peer: &PeerId, text: &str) -> Sent {
+        self.hub().send(peer, Kind::Text, "", text.as_bytes())
+    }
+
+    /// Sends bytes.
+    pub fn send_bytes(&self, peer: &PeerId, bytes: &[u8]) -> Sent {
+        self.hub().send(peer, Kind::Bytes, "", bytes)
+    }
+
+    /// Sends a JSON value to every connected peer.
+    pub fn broadcast<T: Serialize + ?Sized>(&self, kind: &str, value: &T) -> Broadcast {
+        self.hub().broadcast_json(kind, value)
+    }
+
+    /// Sends a text to every connected peer.
+    pub fn broadcast_text(&self, text: &str) -> Broadcast {
+        self.hub().broadcast(Kind::Text, "", text.as_bytes())
+    }
+
+    /// Sends bytes to every connected peer.
+    pub fn broadcast_bytes(&self, bytes: &[u8]) -> Broadcast {
+        self.hub().broadcast(Kind::Bytes, "", bytes)
+    }
+
+    /// The way to one connected peer, for sending much.
+    pub fn outgoing(&self, peer: &PeerId) -> Result<Outgoing, SendError> {
+        let link = self.hub().link_to(peer)?;
+        Ok(Outgoing::new(link, self.hub().clone()))
+    }
+
+    // ---- receiving
+
+    /// Calls `handler` with every JSON message of a type. Several handlers of one type are called in the order in which
+    /// they were added. It stays until it is removed through what this returns.
+    pub fn on(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &Value) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_json(kind, false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next JSON message of a type, and then no more.
+    pub fn once(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &Value) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_json(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Removes all handlers of a type of JSON messages and tells how many there were.
+    pub fn off(&self, kind: &str) -> usize {
+        self.hub().handlers.remove_json(kind)
+    }
+
+    /// Calls `handler` with every text.
+    pub fn on_text(&self, handler: impl Fn(&PeerId, &str) + Send + Sync + 'static) -> Registration {
+        let id = self.hub().handlers.add_text(handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with every message of bytes.
+    pub fn on_bytes(
+        &self,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes(handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with every message, after the handlers of its kind and type.
+    pub fn on_any(
+        &self,
+        handler: impl Fn(&PeerId, &Message<'_>) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_any(handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with every state event, in order with the messages: a peer is connected before its first message
+    /// and disconnected after its last.
+    pub fn on_event(&self, handler: impl Fn(&NodeEvent) + Send + Sync + 'static) -> Registration {
+        let id = self.hub().handlers.add_event(handler);
+        self.registration(id)
+    }
+
+    fn registration(&self, id: handlers::HandlerId) -> Registration {
+        Registration::new(self.hub().weak(), id)
+    }
+
+    /// State events from now on, through a queue of 1,024.
+    pub fn events(&self) -> Events {
+        self.events_with_capacity(EVENTS_QUEUE_DEFAULT)
+    }
+
+    /// State events from now on, through a queue of `capacity`.
+    pub fn events_with_capacity(&self, capacity: usize) -> Events {
+        Events::subscribe(self.hub(), capacity)
+    }
+
+    /// With [`Callbacks::Pump`]: calls the callbacks of everything that waits, after waiting at most `timeout` for
+    /// something. How many messages and events were handled. 0 from within a callback, while another thread pumps, and
+    /// with any other mode.
+    pub fn pump(&self, timeout: Duration) -> usize {
+        self.hub().pump(timeout)
+    }
+
+    /// With [`Callbacks::Pump`]: a descriptor that is readable while something waits for [`Node::pump`]. Only wait for
+    /// it; it belongs to the node and is valid as long as a handle to it is left.
+    pub fn event_descriptor(&self) -> io::Result<Descriptor> {
+        if self.hub().callbacks != Callbacks::Pump {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(self.hub().doorbell()?.descriptor())
+    }
+
+    /// Figures about the node.
+    pub fn stats(&self) -> NodeStats {
+        let hub = self.hub();
+        let tally = hub.tally();
+        NodeStats {
+            peers: hub.directory.len(),
+            handled: tally.handled,
+            unhandled: tally.unhandled,
+            malformed: tally.malformed,
+            panics: tally.panics,
+            events_lost: tally.events_lost,
+            queued_bytes: hub.queued_bytes(),
+            memory_used: hub.handle.memory().used(),
+            memory_max: hub.handle.memory().max(),
+        }
+    }
+
+    /// Stops the node: it accepts nothing more, what was sent is written, connections are closed, and the callbacks of
+    /// what was received are called. `false` if not all of that was done within `deadline`; what is left is dropped.
+    ///
+    /// From within a callback, and on a core thread, it does not wait for what cannot end before it returns. With
+    /// [`Callbacks::Pump`] what is left of the messages and events waits for [`Node::pump`].
+    pub fn stop(&self, deadline: Duration) -> bool {
+        self.0.stop(deadline)
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.0.hub
+    }
+}
+
+impl Core {
+    fn stop(&self, deadline: Duration) -> bool {
+        let handle = &self.hub.handle;
+        let end = handle.clock().saturating_add(deadline);
+        let rest = || end.saturating_sub(handle.clock());
+        if self.is_stopping.swap(true, Ordering::AcqRel) {
+            let mut has_stopped = || self.has_stopped.load(Ordering::Acquire);
+            return handle
+                .wait(&self.stopped, &mut has_stopped, Some(rest()))
+                .is_ok();
+        }
+        let closed = self.backend.stop(deadline).wait_for(rest());
+        let mut in_time = matches!(closed, Ok(Ok(())));
+        self.hub.close();
+        if let Some(runtime) = self.runtime.lock().take() {
+            in_time &= runtime.shutdown(rest());
+        }
+        in_time &= self.hub.wait_for_end(rest());
+        // The data directory is free for another node from here on.
+        drop(self.kept.lock().take());
+        self.has_stopped.store(true, Ordering::Release);
+        self.stopped.notify();
+        in_time
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if !self.is_stopping.load(Ordering::Acquire) && !self.stop(DROP_DEADLINE) {
+            log::warn!("the node {} did not end in good order", self.id.short());
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.id().short())
+    }
+}

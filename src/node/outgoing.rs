@@ -1,0 +1,199 @@
+//! Messages on their way out: encoded by the caller's thread, straight into the memory shared with the connection.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mischief_actors::connection::{self, Kind, Link, SendError};
+use mischief_actors::identity::PeerId;
+use serde::Serialize;
+
+use super::dispatch::Hub;
+use super::pending::{Broadcast, Pending, Sent};
+
+/// Memory for encoding that a thread keeps from one JSON message to the next.
+const SCRATCH_KEPT: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The way to one connected peer, for sending much: looking the peer up and following each message's fate is left out.
+///
+/// It stands for one connection. When that has ended every call says [`SendError::Gone`], also if the peer is connected
+/// anew. It does not keep the node running.
+#[derive(Clone)]
+pub struct Outgoing {
+    link: Arc<Link>,
+    hub: Arc<Hub>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(link: Arc<Link>, hub: Arc<Hub>) -> Outgoing {
+        Outgoing { link, hub }
+    }
+
+    /// The peer.
+    pub fn peer(&self) -> &PeerId {
+        self.link.peer()
+    }
+
+    /// Whether the connection still stands.
+    pub fn is_open(&self) -> bool {
+        self.link.closed().is_none()
+    }
+
+    /// Queues a JSON value under a type of 1 to 128 bytes. [`SendError::Full`] above 1 MiB of waiting messages:
+    /// [`Outgoing::wait_for_room`] then waits.
+    pub fn send<T: Serialize + ?Sized>(&self, kind: &str, value: &T) -> Result<(), SendError> {
+        with_json(value, |body| self.queue(Kind::Json, kind, body))
+    }
+
+    /// Queues a text.
+    pub fn send_text(&self, text: &str) -> Result<(), SendError> {
+        self.queue(Kind::Text, "", text.as_bytes())
+    }
+
+    /// Queues bytes.
+    #[inline]
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError> {
+        self.queue(Kind::Bytes, "", bytes)
+    }
+
+    /// The fate of everything queued so far: done when the socket has taken it.
+    pub fn flush(&self) -> Sent {
+        let fate = match self.link.end() {
+            Ok(end) => connection::Sent::queued(self.link.clone(), self.hub.handle.clone(), end),
+            Err(error) => connection::Sent::over(Err(error)),
+        };
+        Sent::new(&self.hub, fate)
+    }
+
+    /// Waits until there is room in the queue, at most for `timeout`. It does not promise that no other thread takes it.
+    pub fn wait_for_room(&self, timeout: Duration) -> Result<(), SendError> {
+        self.room().wait_for(timeout)
+    }
+
+    /// Done when there is room in the queue.
+    pub fn room(&self) -> Pending<(), SendError> {
+        match self.link.when_room(&self.hub.handle) {
+            Ok(None) => Pending::known(&self.hub, Ok(())),
+            Ok(Some(answer)) => Pending::asked(&self.hub, answer),
+            Err(error) => Pending::known(&self.hub, Err(error)),
+        }
+    }
+
+    /// Bytes of messages that the connection has not taken yet.
+    pub fn queued(&self) -> usize {
+        self.link.waiting()
+    }
+
+    #[inline]
+    fn queue(&self, kind: Kind, name: &str, body: &[u8]) -> Result<(), SendError> {
+        queue(&self.hub, &self.link, kind, name, body).map(drop)
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Outgoing({:?})", self.link)
+    }
+}
+
+/// Queues a message for one peer and gives the place after it.
+#[inline]
+fn queue(hub: &Hub, link: &Link, kind: Kind, name: &str, body: &[u8]) -> Result<u64, SendError> {
+    link.queue(&hub.handle, kind, name, body)
+}
+
+impl Hub {
+    /// The way to a peer.
+    pub(crate) fn link_to(&self, peer: &PeerId) -> Result<Arc<Link>, SendError> {
+        self.directory.get(peer).ok_or_else(not_connected)
+    }
+
+    /// Sends a JSON value to one peer.
+    pub(crate) fn send_json<T: Serialize + ?Sized>(
+        self: &Arc<Hub>,
+        peer: &PeerId,
+        kind: &str,
+        value: &T,
+    ) -> Sent {
+        let sent = with_json(value, |body| Ok(self.send(peer, Kind::Json, kind, body)));
+        sent.unwrap_or_else(|error| Sent::new(self, connection::Sent::over(Err(error))))
+    }
+
+    /// Sends a message to one peer.
+    pub(crate) fn send(
+        self: &Arc<Hub>,
+        peer: &PeerId,
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Sent {
+        let fate = match self.link_to(peer) {
+            Ok(link) => self.send_over(link, kind, name, body),
+            Err(error) => connection::Sent::over(Err(error)),
+        };
+        Sent::new(self, fate)
+    }
+
+    /// Sends a JSON value to every connected peer.
+    pub(crate) fn broadcast_json<T: Serialize + ?Sized>(
+        self: &Arc<Hub>,
+        kind: &str,
+        value: &T,
+    ) -> Broadcast {
+        let sent = with_json(value, |body| Ok(self.broadcast(Kind::Json, kind, body)));
+        sent.unwrap_or_else(|error| Broadcast::refused(self, error))
+    }
+
+    /// Sends a message to every connected peer.
+    pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
+        let links = self.directory.links();
+        let mut fates = Vec::with_capacity(links.len());
+        for link in links {
+            let fate = self.send_over(link, kind, name, body);
+            if let Some(Err(error @ SendError::Encode(_))) = fate.try_result() {
+                // The others would say the same.
+                return Broadcast::refused(self, error);
+            }
+            fates.push(fate);
+        }
+        Broadcast::new(self, fates)
+    }
+
+    fn send_over(&self, link: Arc<Link>, kind: Kind, name: &str, body: &[u8]) -> connection::Sent {
+        match queue(self, &link, kind, name, body) {
+            Ok(end) => connection::Sent::queued(link, self.handle.clone(), end),
+            Err(error) => connection::Sent::over(Err(error)),
+        }
+    }
+}
+
+fn not_connected() -> SendError {
+    SendError::Gone(Arc::from("not connected"))
+}
+
+/// Hands the value as JSON to `run`. The header of a record holds the length of its body, so the body is written apart
+/// and copied once; the thread keeps the memory for it.
+fn with_json<T: Serialize + ?Sized, R>(
+    value: &T,
+    run: impl FnOnce(&[u8]) -> Result<R, SendError>,
+) -> Result<R, SendError> {
+    // Taken out for the while: serializing is foreign code, which may itself send something.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let result = match serde_json::to_writer(&mut scratch, value) {
+        Ok(()) => run(&scratch),
+        Err(error) => Err(SendError::BadValue(Arc::from(
+            io::Error::from(error).to_string(),
+        ))),
+    };
+    scratch.clear();
+    scratch.shrink_to(SCRATCH_KEPT);
+    SCRATCH.set(scratch);
+    result
+}

@@ -1,0 +1,237 @@
+use serde_json::json;
+
+use super::*;
+use mischief_actors::connection::{EncodeError, LINK_QUEUE_HIGH};
+
+/// The messages in what a link had waiting.
+fn messages(link: &Link) -> Vec<(Kind, String, Vec<u8>)> {
+    let records = take(link);
+    let found: Vec<_> = Records::new(records.as_bytes())
+        .map(|message| (message.kind, message.name.to_owned(), message.body.to_vec()))
+        .collect();
+    assert_eq!(found.len(), records.count());
+    found
+}
+
+fn fill(outgoing: &Outgoing) {
+    while outgoing.send_bytes(&[0; 10_000]).is_ok() {}
+    assert!(outgoing.queued() >= LINK_QUEUE_HIGH);
+    assert_eq!(outgoing.send_bytes(b"one more"), Err(SendError::Full));
+}
+
+#[test]
+fn each_form_arrives_in_the_link_in_order() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let peer = *link.peer();
+    let node = &fixture.node;
+    let _ = node.send(&peer, "chat", &json!({"a": [1, null]}));
+    let _ = node.send_text(&peer, "grüß");
+    let _ = node.send_bytes(&peer, &[0, 255]);
+    let outgoing = node.outgoing(&peer).unwrap();
+    outgoing.send("chat", "a text is a value as well").unwrap();
+    outgoing.send_text("").unwrap();
+    outgoing.send_bytes(&[7; 300]).unwrap();
+    let want = [
+        (Kind::Json, "chat", br#"{"a":[1,null]}"#.to_vec()),
+        (Kind::Text, "", "grüß".into()),
+        (Kind::Bytes, "", vec![0, 255]),
+        (
+            Kind::Json,
+            "chat",
+            b"\"a text is a value as well\"".to_vec(),
+        ),
+        (Kind::Text, "", vec![]),
+        (Kind::Bytes, "", vec![7; 300]),
+    ];
+    let want: Vec<_> = want
+        .into_iter()
+        .map(|(kind, name, body)| (kind, name.to_owned(), body))
+        .collect();
+    assert_eq!(messages(&link), want);
+}
+
+#[test]
+fn a_message_is_sent_when_the_socket_has_taken_it() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let first = fixture.node.send_text(link.peer(), "one");
+    let second = fixture.node.send_text(link.peer(), "two");
+    assert_eq!(first.try_result(), None);
+    let size = take(&link).len();
+    link.mark_sent(size - 1);
+    assert_eq!(first.try_result(), None);
+    link.mark_sent(size / 2);
+    assert_eq!(first.try_result(), Some(Ok(())));
+    assert_eq!(second.try_result(), None);
+    assert_eq!(first.wait(), Ok(()));
+    assert_eq!(
+        fixture.node.send_text(link.peer(), "x").wait_for(NOT_YET),
+        Err(SendError::TimedOut)
+    );
+    let waiting = std::thread::spawn(move || second.wait());
+    link.mark_sent(0);
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+    let outgoing = fixture.node.outgoing(link.peer()).unwrap();
+    outgoing.send_text("three").unwrap();
+    let flushed = outgoing.flush();
+    take(&link);
+    link.mark_sent(0);
+    assert_eq!(flushed.wait(), Ok(()));
+}
+
+#[test]
+fn a_message_that_cannot_be_sent_says_why() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let (peer, node) = (*link.peer(), &fixture.node);
+    let stranger = super::peer(9);
+    assert!(matches!(
+        node.send_text(&stranger, "a").wait(),
+        Err(SendError::Gone(_))
+    ));
+    assert!(matches!(node.outgoing(&stranger), Err(SendError::Gone(_))));
+    let too_large = SendError::TooLarge {
+        size: (1 << 20) + 1,
+        max: 1 << 20,
+    };
+    assert_eq!(
+        node.send_bytes(&peer, &[0; (1 << 20) + 1]).wait(),
+        Err(too_large)
+    );
+    for (kind, length) in [("", 0), ("x".repeat(129).as_str(), 129)] {
+        let refused = node.send(&peer, kind, &json!(1)).wait();
+        assert_eq!(refused, Err(SendError::Encode(EncodeError::Name(length))));
+        let refused = node.broadcast(kind, &json!(1)).wait();
+        assert_eq!(refused, Err(SendError::Encode(EncodeError::Name(length))));
+    }
+    assert!(
+        node.send(&peer, &"x".repeat(128), &json!(1))
+            .try_result()
+            .is_none()
+    );
+    let no_json: std::collections::BTreeMap<(u8, u8), u8> = [((1, 1), 1)].into();
+    assert!(matches!(
+        node.send(&peer, "t", &no_json).wait(),
+        Err(SendError::BadValue(_))
+    ));
+    assert!(matches!(
+        node.broadcast("t", &no_json).wait(),
+        Err(SendError::BadValue(_))
+    ));
+
+    let waiting = node.send_text(&peer, "never written");
+    let outgoing = node.outgoing(&peer).unwrap();
+    assert!(outgoing.is_open());
+    fixture.disconnect(&link);
+    let gone = Err(SendError::Gone(Arc::from("it is over")));
+    assert_eq!(waiting.wait(), gone);
+    assert_eq!(outgoing.send_text("a"), gone);
+    assert_eq!(outgoing.flush().wait(), gone);
+    assert_eq!(outgoing.wait_for_room(SOON), gone);
+    assert!(!outgoing.is_open());
+}
+
+#[test]
+fn a_full_queue_refuses_and_tells_when_there_is_room() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let outgoing = fixture.node.outgoing(link.peer()).unwrap();
+    assert_eq!(outgoing.wait_for_room(Duration::ZERO), Ok(()));
+    fill(&outgoing);
+    assert_eq!(
+        fixture.node.send_text(link.peer(), "a").wait(),
+        Err(SendError::Full)
+    );
+    assert_eq!(outgoing.wait_for_room(NOT_YET), Err(SendError::TimedOut));
+    let waiting = {
+        let outgoing = outgoing.clone();
+        std::thread::spawn(move || outgoing.room().wait())
+    };
+    take(&link);
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+    assert_eq!(outgoing.send_text("a"), Ok(()));
+    fill(&outgoing);
+    let room = outgoing.room();
+    fixture.disconnect(&link);
+    assert!(matches!(room.wait(), Err(SendError::Gone(_))));
+}
+
+#[test]
+fn a_broadcast_counts_whom_it_reached() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let node = &fixture.node;
+    assert_eq!(
+        node.broadcast_text("nobody").wait(),
+        Ok(Delivered::default())
+    );
+    let links: Vec<_> = (1..=5).map(|number| fixture.connect(number)).collect();
+    fill(&node.outgoing(links[0].peer()).unwrap());
+    links[1].set_message_max(3);
+    let sent = node.broadcast("t", &json!("four"));
+    for link in &links[2..] {
+        assert_eq!(
+            messages(link),
+            [(Kind::Json, "t".into(), b"\"four\"".to_vec())]
+        );
+    }
+    links[2].mark_sent(0);
+    links[3].mark_sent(0);
+    links[4].close(Arc::from("gone"));
+    assert_eq!(sent.wait(), Ok(Delivered { sent: 2, failed: 3 }));
+    let sent = node.broadcast_bytes(b"x");
+    links[1].mark_sent(0);
+    take(&links[2]);
+    links[2].mark_sent(0);
+    // One has said no by now, one waits, one is full, one is gone.
+    assert_eq!(sent.wait_for(NOT_YET), Ok(Delivered { sent: 1, failed: 4 }));
+}
+
+#[test]
+fn serializing_may_send_as_well() {
+    struct SendsMeanwhile<'a>(&'a Node, PeerId);
+    impl serde::Serialize for SendsMeanwhile<'_> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            drop(self.0.send(&self.1, "inner", "first"));
+            serializer.serialize_str("second")
+        }
+    }
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    drop(fixture.node.send(
+        link.peer(),
+        "outer",
+        &SendsMeanwhile(&fixture.node, *link.peer()),
+    ));
+    let names: Vec<_> = messages(&link)
+        .into_iter()
+        .map(|message| message.1)
+        .collect();
+    assert_eq!(names, ["inner", "outer"]);
+}
+
+#[test]
+fn many_peers_are_found_by_id_and_by_the_beginning_of_it() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let links: Vec<_> = (0..200).map(|number| fixture.connect(number)).collect();
+    let node = &fixture.node;
+    assert_eq!(node.stats().peers, 200);
+    let mut ids = node.peer_ids();
+    ids.sort();
+    assert_eq!(ids, (0..200).map(super::peer).collect::<Vec<_>>());
+    for link in &links {
+        let whole: PeerIdPrefix = link.peer().to_string().parse().unwrap();
+        assert_eq!(node.find(&whole), Ok(*link.peer()));
+    }
+    let first = links[0].peer().to_string();
+    let prefix = |length: usize| first[..length].parse::<PeerIdPrefix>().unwrap();
+    assert_eq!(node.find(&prefix(8)), Ok(*links[0].peer()));
+    // The first five bits of 0 to 7 are the same.
+    assert_eq!(node.find(&prefix(1)), Err(FindError::Several(8)));
+    fixture.disconnect(&links[0]);
+    assert_eq!(node.find(&prefix(8)), Err(FindError::None));
+    for link in &links[1..] {
+        fixture.disconnect(link);
+    }
+    assert_eq!((node.stats().peers, node.peer_ids().len()), (0, 0));
+}
