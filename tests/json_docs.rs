@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use mischief::json::{COMMANDS, EVENTS, ErrorKind, parse};
+use mischief::json::{COMMANDS, DISCONNECT_REASONS, EVENTS, ErrorKind, parse};
 use serde_json::{Map, Value};
 
 /// A section of the document that starts with `### `: its heading, and the lines of its `json` block.
@@ -142,13 +142,21 @@ fn every_kind_of_error_is_documented_and_every_documented_kind_is_there() {
     let (_, table) = document
         .split_once("\n## Kinds of errors\n")
         .expect("the part is there");
-    let documented: Vec<&str> = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-        .map(|(kind, _)| kind)
-        .collect();
+    let (table, reasons) = table
+        .split_once("\n## Reasons of `peer_disconnected`\n")
+        .expect("the part is there");
+    let documented: Vec<&str> = first_column(table);
     let want: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
     assert_eq!(documented, want);
+    assert_eq!(first_column(reasons), DISCONNECT_REASONS);
+}
+
+fn first_column(table: &str) -> Vec<&str> {
+    table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn is_same(left: &[&str], right: &[&str]) -> bool {

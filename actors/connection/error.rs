@@ -80,9 +80,10 @@ impl Error {
             Error::Refused(code) => code.kind(),
             Error::ClosedByPeer { code, .. } | Error::ClosedHere { code, .. } => code.kind(),
             Error::WrongPeer { .. } => "wrong_peer",
-            Error::SelfDial => "self",
+            Error::SelfDial => "self_dial",
             Error::TimedOut(_) => "timeout",
-            Error::Lost | Error::Exhausted => "gone",
+            Error::Lost => "lost",
+            Error::Exhausted => "internal",
         }
     }
 
@@ -128,10 +129,10 @@ pub enum Incompatible {
 impl Incompatible {
     fn kind(&self) -> &'static str {
         match self {
-            Incompatible::NotMischief | Incompatible::Protocol => "wrong_protocol",
+            Incompatible::NotMischief => "handshake_failed",
+            Incompatible::Protocol | Incompatible::Suite => "wrong_protocol",
             Incompatible::WireVersion { .. } => "wrong_version",
             Incompatible::NetworkKey => "wrong_network_key",
-            Incompatible::Suite => "no_common_suite",
         }
     }
 }
@@ -275,7 +276,7 @@ macro_rules! codes {
             pub const fn kind(self) -> &'static str {
                 match self {
                     $($name::$variant => $kind,)*
-                    $name::Other(_) => "other",
+                    $name::Other(_) => "refused",
                 }
             }
         }
@@ -303,13 +304,13 @@ codes! {
     /// No room for more peers.
     Full = 4, "full", "no room for more peers";
     /// Too many handshakes at the moment.
-    Busy = 5, "busy", "too busy, try again later";
+    Busy = 5, "full", "too busy, try again later";
     /// The node is going down.
-    ShuttingDown = 6, "gone", "the node is shutting down";
+    ShuttingDown = 6, "stopping", "the node is shutting down";
     /// A handshake message that cannot be read or does not authenticate.
-    Handshake = 7, "protocol_error", "the handshake failed";
+    Handshake = 7, "handshake_failed", "the handshake failed";
     /// The dialler has found another peer than it looked for, or needs this connection no longer.
-    Unwanted = 8, "unwanted", "not wanted";
+    Unwanted = 8, "cancelled", "not wanted";
     /// The handshake took too long.
     TimedOut = 9, "timeout", "the handshake took too long";
     /// The address is banned.
@@ -320,9 +321,9 @@ codes! {
     /// Why an authenticated connection is closed. Codes from 0x8000 on are the application's.
     CloseCode: u16;
     /// Nothing is wrong.
-    Normal = 0, "closed", "done";
+    Normal = 0, "by_peer", "done";
     /// The node is going down.
-    ShuttingDown = 1, "gone", "the node is shutting down";
+    ShuttingDown = 1, "stopping", "the node is shutting down";
     /// No room for more peers.
     Full = 2, "full", "no room for more peers";
     /// The peer is banned.
@@ -330,7 +331,7 @@ codes! {
     /// Another connection to the same peer is kept.
     Duplicate = 4, "duplicate", "another connection is kept";
     /// The node has dialled itself.
-    SelfDial = 5, "self", "the node dialled itself";
+    SelfDial = 5, "self_dial", "the node dialled itself";
     /// The peer broke the protocol.
     Protocol = 6, "protocol_error", "protocol error";
     /// The peer is too slow or does not answer.
@@ -340,11 +341,11 @@ codes! {
     /// This node failed.
     Internal = 9, "internal", "internal error";
     /// The connection was given up to make room for others.
-    Trimmed = 10, "trimmed", "making room for other peers";
+    Trimmed = 10, "cancelled", "making room for other peers";
     /// This node has no memory to spare.
-    Overloaded = 11, "busy", "overloaded";
+    Overloaded = 11, "full", "overloaded";
     /// The peer is not wanted any longer.
-    Unwanted = 12, "unwanted", "not wanted";
+    Unwanted = 12, "cancelled", "not wanted";
 }
 
 impl CloseCode {

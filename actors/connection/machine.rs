@@ -15,10 +15,10 @@ use super::handshake::{Authenticated, Failure, Handshake, Keys, Outcome};
 use super::liveness::{KeepAlive, Look, Rtt, RttEstimator};
 use super::noise::Role;
 use super::queue::RecordQueue;
-use super::reassembly::Reassembly;
+use super::reassembly::{Reassembly, SPARE_BYTES_MAX};
 use super::record::{
     BULK_HEADER_MAX, CONTROL, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
-    Label, LargeMessage, MESSAGE_JSON, Records, check_outgoing, put_message, put_record,
+    Label, LargeMessage, MESSAGE_JSON, Records, check_outgoing, put_record,
 };
 use super::stream::{ReceiveWindow, SendWindow, StreamId};
 use crate::identity::PeerId;
@@ -230,6 +230,8 @@ pub(crate) struct Active {
     pub(crate) queues: [RecordQueue; 2],
     pub(crate) reassembly: [Option<Reassembly>; 2],
     pub(crate) bulk: BulkStreams,
+    /// An empty buffer for the next large message.
+    pub(crate) spare_body: Vec<u8>,
     /// Frames in a row for which a lower class had to wait.
     pub(crate) passed_over: u8,
     /// A large message waits for the node's budget.
@@ -261,6 +263,7 @@ impl Active {
             + queues
             + reassembly
             + self.bulk.heap_bytes()
+            + self.spare_body.capacity()
     }
 }
 
@@ -467,9 +470,7 @@ impl Connection {
         if !queue.has_room(high) {
             return Err(QueueError::Full);
         }
-        let added = queue.append(|out| {
-            put_message(out, MESSAGE_JSON, Label::Name(kind, name), body);
-        });
+        let added = queue.append_message(MESSAGE_JSON, Label::Name(kind, name), body);
         self.queued += added as u64;
         Ok(Accepted { end: self.queued })
     }
@@ -534,7 +535,7 @@ impl Connection {
         if !queue.has_room(high) {
             return Err(QueueError::Full);
         }
-        let added = queue.append(|out| put_message(out, base, Label::Channel(channel), body));
+        let added = queue.append_message(base, Label::Channel(channel), body);
         if index == APPLICATION {
             self.queued += added as u64;
         }
@@ -561,8 +562,8 @@ impl Connection {
         Ok(StreamId(id))
     }
 
-    /// Queues data on a bulk stream, all of it while the stream's queue is below its high mark. `data` is emptied if it
-    /// was taken.
+    /// Queues data on a bulk stream, all of it while the stream's queue is below its high mark. If it was taken, `data`
+    /// is left as an empty buffer, often one with memory that was used before.
     pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), QueueError> {
         let high = self.config.limits.bulk_queue_high;
         match self.open_active()?.bulk.write(stream.0, data, high) {
@@ -602,6 +603,18 @@ impl Connection {
         };
         let paid = self.streams[index].receive.consume(window, bytes);
         self.config.reassembly.give(paid as usize);
+    }
+
+    /// Takes the memory of a large message back, for the next one. New memory for each costs more than to decrypt it.
+    pub fn recycle(&mut self, message: LargeMessage) {
+        let mut bytes = message.bytes;
+        if let Some(active) = &mut self.active
+            && active.spare_body.capacity() < bytes.capacity()
+            && bytes.capacity() <= SPARE_BYTES_MAX
+        {
+            bytes.clear();
+            active.spare_body = bytes;
+        }
     }
 
     /// Takes messages up to this size from the peer from now on, at most 16 MiB, and tells it so.

@@ -89,7 +89,7 @@ impl Connection {
             return Ok(false);
         }
         self.write_padding(out, body);
-        let is_rekeying = self.is_rekey_due(now);
+        let is_rekeying = !is_closing && self.is_rekey_due(now);
         if is_rekeying {
             put_record(out, REKEY, &[]);
         }

@@ -18,7 +18,7 @@ use super::{
     Actor, ActorId, Address, Answer, AskError, Child, Limits, Message, NodeId, Reply, SendError,
     Snapshot, StopReason, TrySendError, WaitError, Waiter,
 };
-use crate::io::driver::{Disk, Driver};
+use crate::io::driver::{Disk, Driver, Interface};
 use crate::io::memory::{MemoryBudget, MemoryKind};
 
 /// How long a runtime that is dropped without [`Runtime::shutdown`] lets its actors drain.
@@ -266,6 +266,12 @@ impl Handle {
     /// The files behind this runtime's drivers, for threads that may block.
     pub fn disk(&self) -> Result<Arc<dyn Disk>, AskError> {
         self.run_on(0, |core| core.driver.disk())
+            .wait_for(HANDLE_DEADLINE)
+    }
+
+    /// The interfaces of this machine with their addresses.
+    pub fn interfaces(&self) -> Result<io::Result<Vec<Interface>>, AskError> {
+        self.run_on(0, |core| core.driver.interfaces())
             .wait_for(HANDLE_DEADLINE)
     }
 

@@ -40,6 +40,8 @@ pub enum ErrorKind {
     Cancelled,
     /// There is no such peer, or not any more.
     Gone,
+    /// This node has too much to do at the moment.
+    Busy,
     /// The node is shutting down.
     Stopping,
     /// A fault of the program itself.
@@ -48,7 +50,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [ErrorKind; 18] = [
+    pub const ALL: [ErrorKind; 19] = [
         ErrorKind::BadRequest,
         ErrorKind::TooLarge,
         ErrorKind::Unreachable,
@@ -65,6 +67,7 @@ impl ErrorKind {
         ErrorKind::Refused,
         ErrorKind::Cancelled,
         ErrorKind::Gone,
+        ErrorKind::Busy,
         ErrorKind::Stopping,
         ErrorKind::Internal,
     ];
@@ -88,6 +91,7 @@ impl ErrorKind {
             ErrorKind::Refused => "refused",
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::Gone => "gone",
+            ErrorKind::Busy => "busy",
             ErrorKind::Stopping => "stopping",
             ErrorKind::Internal => "internal",
         }
@@ -127,5 +131,119 @@ impl RequestError {
 
     pub(crate) fn bad_request(message: impl Into<String>) -> RequestError {
         RequestError::new(ErrorKind::BadRequest, message)
+    }
+}
+
+/// What `reason` of a `peer_disconnected` event may be, with what `docs/json.md` says about it. When the peer said why it
+/// closed, the reason is one of [`ErrorKind::ALL`] instead: `full`, `banned`, `duplicate`, `self_dial`, `cancelled` or
+/// `stopping`.
+pub const DISCONNECT_REASONS: [&str; 9] = [
+    "requested",
+    "by_peer",
+    "replaced",
+    "timeout",
+    "lost",
+    "protocol_error",
+    "stopping",
+    "out_of_memory",
+    "internal",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use mischief_actors::connection::SendError;
+    use mischief_actors::connection::dial::{AttemptFailure, DialError, ResolveFailure};
+    use mischief_actors::connection::reason::{DisconnectReason, RefusedReason};
+    use mischief_actors::identity::PeerId;
+    use mischief_reactor::AskError;
+
+    use super::*;
+    use crate::{ConnectError, NodeError};
+
+    fn refusals() -> [RefusedReason; 10] {
+        let id = PeerId::from_bytes([7; 32]);
+        [
+            RefusedReason::WrongProtocol,
+            RefusedReason::WrongVersion { ours: 1, theirs: 2 },
+            RefusedReason::WrongNetworkKey,
+            RefusedReason::WrongPeer {
+                expected: id,
+                found: id,
+            },
+            RefusedReason::Full,
+            RefusedReason::Banned,
+            RefusedReason::Duplicate,
+            RefusedReason::SelfDial,
+            RefusedReason::CalledOff,
+            RefusedReason::Stopping,
+        ]
+    }
+
+    /// The library gives its errors names and this interface documents them: nothing else makes the two agree.
+    #[test]
+    fn every_name_that_the_library_gives_an_error_is_a_kind() {
+        let mut names: Vec<&str> = refusals().iter().map(RefusedReason::kind).collect();
+        let io_error = AttemptFailure::Io {
+            kind: io::ErrorKind::Other,
+            code: None,
+        };
+        let attempts = [
+            AttemptFailure::ConnectionRefused,
+            AttemptFailure::TimedOut,
+            AttemptFailure::Unreachable,
+            AttemptFailure::NotAllowed,
+            io_error,
+            AttemptFailure::HandshakeTimedOut,
+            AttemptFailure::ClosedEarly,
+            AttemptFailure::BadHandshake,
+        ];
+        names.extend(attempts.iter().map(AttemptFailure::kind));
+        names.push(DialError::NoAddress(ResolveFailure { error: None }).kind());
+        let attempts = Box::default();
+        names.push(DialError::TimedOut { attempts }.kind());
+        let sent = [
+            SendError::Gone(Arc::from("")),
+            SendError::Full,
+            SendError::TooLarge { size: 2, max: 1 },
+            SendError::BadValue(Arc::from("")),
+            SendError::OnCoreThread,
+            SendError::TimedOut,
+        ];
+        names.extend(sent.iter().map(SendError::kind));
+        for asked in [AskError::NoReply, AskError::Full, AskError::OnCoreThread] {
+            names.push(ConnectError::Node(NodeError::from(asked)).kind());
+        }
+        names.push(NodeError::NotConnected.kind());
+        for name in names {
+            let error = RequestError::of_kind(name, "");
+            assert_eq!(error.kind.name(), name);
+        }
+    }
+
+    #[test]
+    fn every_reason_of_a_disconnect_is_listed() {
+        let reasons = [
+            DisconnectReason::Requested,
+            DisconnectReason::ByPeer,
+            DisconnectReason::Replaced,
+            DisconnectReason::TimedOut,
+            DisconnectReason::Lost(io::ErrorKind::ConnectionReset),
+            DisconnectReason::PeerMisbehaved,
+            DisconnectReason::Stopping,
+            DisconnectReason::OutOfMemory,
+            DisconnectReason::Internal,
+        ];
+        assert_eq!(
+            reasons.map(|reason| reason.kind()),
+            DISCONNECT_REASONS,
+            "in this order"
+        );
+        for refusal in refusals() {
+            let reason = DisconnectReason::Refused(refusal).kind();
+            assert_eq!(RequestError::of_kind(reason, "").kind.name(), reason);
+        }
     }
 }

@@ -13,6 +13,6 @@ mod line;
 mod output;
 
 pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
-pub use error::{ErrorKind, RequestError};
+pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
 pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, to_line};

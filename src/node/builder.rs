@@ -17,7 +17,7 @@ use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
 use super::wiring::Kept;
-use super::{Node, Parts};
+use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity_file;
 use crate::network_key::NetworkKey;
@@ -62,6 +62,7 @@ impl Default for Limits {
 /// What a [`NodeBuilder`] was told.
 pub(crate) struct Settings {
     pub(crate) listen: Vec<String>,
+    pub(crate) listens_everywhere: bool,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) identity: Option<Identity>,
     pub(crate) protocol: (String, String),
@@ -70,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) max_inbound: Option<u32>,
     pub(crate) cores: usize,
     pub(crate) network_key: Option<NetworkKey>,
+    pub(crate) aes_hardware: Option<bool>,
     pub(crate) limits: Limits,
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
@@ -106,12 +108,16 @@ fn is_name(text: &str) -> bool {
 
 /// Collects how a [`Node`] is to be; made by [`Node::builder`].
 #[must_use = "a node runs only after `start`"]
-pub struct NodeBuilder(Settings);
+pub struct NodeBuilder(Settings, Vec<OnStart>);
+
+/// What [`NodeBuilder::on_start`] was given.
+type OnStart = Box<dyn FnOnce(&Node) + Send>;
 
 impl NodeBuilder {
     pub(crate) fn new() -> NodeBuilder {
-        NodeBuilder(Settings {
+        let settings = Settings {
             listen: Vec::new(),
+            listens_everywhere: false,
             data_dir: None,
             identity: None,
             protocol: ("mischief".to_owned(), "1.0".to_owned()),
@@ -120,11 +126,13 @@ impl NodeBuilder {
             max_inbound: None,
             cores: 1,
             network_key: None,
+            aes_hardware: None,
             limits: Limits::default(),
             callbacks: Callbacks::default(),
             runtime: None,
             driver: DriverKind::default(),
-        })
+        };
+        NodeBuilder(settings, Vec::new())
     }
 
     /// Keeps the identity and all state in this directory, which is locked while the node runs. Without it the node
@@ -156,6 +164,20 @@ impl NodeBuilder {
     /// Accepts peers on this address.
     pub fn listen_addr(self, addr: SocketAddr) -> NodeBuilder {
         self.listen(addr.to_string())
+    }
+
+    /// Accepts peers on every address of the machine, over IPv4 and IPv6, on a free port: the same number for both
+    /// where it is free for both. A system without one of the two has only the other.
+    pub fn listen_everywhere(mut self) -> NodeBuilder {
+        self.0.listens_everywhere = true;
+        self
+    }
+
+    /// Calls `prepare` with the node before it listens: handlers that are added there miss no message. May be called
+    /// several times.
+    pub fn on_start(mut self, prepare: impl FnOnce(&Node) + Send + 'static) -> NodeBuilder {
+        self.1.push(Box::new(prepare));
+        self
     }
 
     /// The application's protocol and its version, each of 1 to 64 bytes. Only nodes with the same ones connect. Without
@@ -195,6 +217,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Whether to offer AES-256-GCM, which is used when both sides offer it and ChaCha20-Poly1305 otherwise. Without this a
+    /// node offers it where the processor computes it in hardware, and in a simulation never.
+    pub fn aes_hardware(mut self, is_offered: bool) -> NodeBuilder {
+        self.0.aes_hardware = Some(is_offered);
+        self
+    }
+
     /// Bounds.
     pub fn limits(mut self, limits: Limits) -> NodeBuilder {
         self.0.limits = limits;
@@ -224,7 +253,7 @@ impl NodeBuilder {
     ///
     /// Reads and writes the data directory, so it blocks for as long as the disk takes. Not for core threads.
     pub fn start(self) -> Result<Node, StartError> {
-        let mut settings = self.0;
+        let NodeBuilder(mut settings, on_start) = self;
         settings.check()?;
         let (handle, runtime) = match settings.runtime.take() {
             Some(handle) => (handle, None),
@@ -243,14 +272,25 @@ impl NodeBuilder {
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
         let launched = launch::launch(&settings, identity, &hub)?;
-        Ok(Node::assemble(Parts {
+        let node = Node::assemble(Parts {
             id,
-            listen_addrs: launched.listen_addrs,
             hub,
             backend: launched.backend,
             runtime,
             kept,
-        }))
+        });
+        for prepare in on_start {
+            prepare(&node);
+        }
+        match launched.listening.start(&settings) {
+            Ok(addrs) => node.set_listen_addrs(addrs),
+            Err(error) => {
+                // Handlers may hold the node, so that dropping it here would not be enough.
+                node.stop(DROP_DEADLINE);
+                return Err(error);
+            }
+        }
+        Ok(node)
     }
 }
 

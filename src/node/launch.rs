@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use super::builder::Settings;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
 use super::info::PeerInfo;
-use super::wiring::{Announced, Backend, Launched};
+use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
 const TRUSTED_MAX: usize = 4096;
@@ -40,7 +40,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a dial may take, beyond the deadline that the peers actor sets for it.
 const CONNECT_GRACE: Duration = Duration::from_secs(5);
 
-/// Spawns the actors on the hub's runtime. When it returns the node listens.
+/// What has come of [`launch`].
+pub(crate) struct Launched {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) listening: Listening,
+}
+
+/// Spawns the actors on the hub's runtime. They listen only when they are told to.
 pub(crate) fn launch(
     settings: &Settings,
     identity: Arc<Identity>,
@@ -82,29 +88,64 @@ pub(crate) fn launch(
     if handle.try_send(&peers, start).is_err() {
         return Err(StartError::NoAnswer(mischief_reactor::AskError::NoReply));
     }
-    let backend = Actors {
+    let actors = Arc::new(Actors {
         handle,
         peers,
         roots: Mutex::new(roots),
         trusted,
         connect_deadline: peers_limits.dial_deadline + CONNECT_GRACE,
-    };
-    let mut listen_addrs = Vec::new();
-    for addr in settings.listen_addrs()? {
-        match backend.listen(addr, &common) {
-            Ok(addr) => listen_addrs.push(addr),
-            Err(error) => {
-                // What has been spawned goes down with the node's runtime, or here if that is shared.
-                let _ = backend.stop(Duration::ZERO);
-                return Err(error);
+    });
+    Ok(Launched {
+        backend: Box::new(actors.clone()),
+        listening: Listening {
+            actors,
+            common,
+            maker,
+        },
+    })
+}
+
+/// The last step of a start.
+pub(crate) struct Listening {
+    actors: Arc<Actors>,
+    common: Arc<Common>,
+    maker: ConfigMaker,
+}
+
+impl Listening {
+    /// Listens, and gives the addresses with the ports that the system chose.
+    pub(crate) fn start(self, settings: &Settings) -> Result<Vec<SocketAddr>, StartError> {
+        let mut addrs = Vec::new();
+        for addr in settings.listen_addrs()? {
+            addrs.push(self.actors.listen(addr, &self.common)?);
+        }
+        if settings.listens_everywhere {
+            addrs.extend(self.listen_everywhere()?);
+        }
+        *self.common.config.lock() = Arc::new(self.maker.make(settings, addrs.clone()));
+        Ok(addrs)
+    }
+
+    /// A kernel may lack one of the two families; only if neither works that is an error, the one of IPv4.
+    fn listen_everywhere(&self) -> Result<Vec<SocketAddr>, StartError> {
+        let listen = |addr: SocketAddr| self.actors.listen(addr, &self.common);
+        let ipv4 = listen((Ipv4Addr::UNSPECIFIED, 0).into());
+        let port = ipv4.as_ref().map_or(0, SocketAddr::port);
+        let mut ipv6 = listen((Ipv6Addr::UNSPECIFIED, port).into());
+        if let Err(StartError::Listen { source, .. }) = &ipv6
+            && source.kind() == io::ErrorKind::AddrInUse
+        {
+            ipv6 = listen((Ipv6Addr::UNSPECIFIED, 0).into());
+        }
+        match (ipv4, ipv6) {
+            (Ok(ipv4), Ok(ipv6)) => Ok(vec![ipv4, ipv6]),
+            (Ok(addr), Err(error)) | (Err(error), Ok(addr)) => {
+                log::info!("{error}");
+                Ok(vec![addr])
             }
+            (Err(error), Err(_)) => Err(error),
         }
     }
-    *common.config.lock() = Arc::new(maker.make(settings, listen_addrs.clone()));
-    Ok(Launched {
-        backend: Box::new(backend),
-        listen_addrs,
-    })
 }
 
 fn peers_limits(settings: &Settings) -> PeersLimits {
@@ -144,7 +185,9 @@ impl ConfigMaker {
             protocol: ProtocolHash::new(name, version).ok_or(StartError::BadProtocol)?,
             reassembly: ByteBudget::new(settings.limits.reassembly_bytes_max),
             // What a simulation does must not depend on the machine it runs on.
-            aes_hardware: !handle.is_simulated() && has_aes_hardware(),
+            aes_hardware: settings
+                .aes_hardware
+                .unwrap_or_else(|| !handle.is_simulated() && has_aes_hardware()),
         })
     }
 
@@ -312,7 +355,7 @@ impl Actors {
     }
 }
 
-impl Backend for Actors {
+impl Backend for Arc<Actors> {
     fn connect(
         &self,
         endpoint: Endpoint,

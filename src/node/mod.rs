@@ -9,11 +9,13 @@
 //! | file | what |
 //! |---|---|
 //! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
-//! | `wiring.rs`, `launch.rs` | what the node asks of its actors and what they tell it; how they are spawned |
+//! | `wiring.rs` | what the node asks of its actors, and what they tell it |
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
 //! | `directory.rs` | the way to each connected peer |
+//! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
+//! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
 //! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
@@ -28,6 +30,7 @@ mod info;
 mod launch;
 mod outgoing;
 mod pending;
+mod reachable;
 #[cfg(test)]
 mod tests;
 mod wiring;
@@ -36,7 +39,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use mischief_actors::connection::endpoint::parse_addr;
@@ -108,7 +111,6 @@ impl fmt::Debug for WeakNode {
 /// What a node is put together from.
 pub(crate) struct Parts {
     pub(crate) id: PeerId,
-    pub(crate) listen_addrs: Vec<SocketAddr>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) runtime: Option<Runtime>,
@@ -117,7 +119,8 @@ pub(crate) struct Parts {
 
 struct Core {
     id: PeerId,
-    listen_addrs: Vec<SocketAddr>,
+    /// Set once, at the end of the start.
+    listen_addrs: OnceLock<Vec<SocketAddr>>,
     hub: Arc<Hub>,
     backend: Box<dyn Backend>,
     runtime: Mutex<Option<Runtime>>,
@@ -136,7 +139,7 @@ impl Node {
     pub(crate) fn assemble(parts: Parts) -> Node {
         Node(Arc::new(Core {
             id: parts.id,
-            listen_addrs: parts.listen_addrs,
+            listen_addrs: OnceLock::new(),
             hub: parts.hub,
             backend: parts.backend,
             runtime: Mutex::new(parts.runtime),
@@ -157,9 +160,33 @@ impl Node {
         self.0.id
     }
 
-    /// Where it accepts peers, with the ports that the system chose.
+    /// Where it accepts peers, with the ports that the system chose. Empty within [`NodeBuilder::on_start`].
     pub fn listen_addrs(&self) -> &[SocketAddr] {
-        &self.0.listen_addrs
+        self.0.listen_addrs.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn set_listen_addrs(&self, addrs: Vec<SocketAddr>) {
+        let is_new = self.0.listen_addrs.set(addrs).is_ok();
+        assert!(is_new, "a node starts to listen once");
+    }
+
+    /// Where other machines may reach it: the addresses that it listens on, with `0.0.0.0` and `[::]` replaced by the
+    /// addresses of the interfaces that are up. Loopback and link-local addresses are left out, for they lead nowhere
+    /// from elsewhere. Whether a firewall or a NAT stands in the way is not known here.
+    pub fn reachable_addrs(&self) -> Vec<SocketAddr> {
+        let handle = &self.hub().handle;
+        let interfaces = match handle.interfaces() {
+            Ok(Ok(interfaces)) => interfaces,
+            Ok(Err(error)) => {
+                log::info!("the interfaces of this machine cannot be listed: {error}");
+                Vec::new()
+            }
+            Err(error) => {
+                log::info!("the interfaces of this machine cannot be listed: {error}");
+                Vec::new()
+            }
+        };
+        reachable::expand(self.listen_addrs(), &interfaces)
     }
 
     /// The runtime that it is on.

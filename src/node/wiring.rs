@@ -75,19 +75,6 @@ impl Hub {
             self.announce(NodeEvent::PeerDisconnected { peer, reason });
         }
     }
-
-    /// Something went wrong that no call asked for.
-    pub(crate) fn failed(&self, message: &str) {
-        self.announce(NodeEvent::Error {
-            message: Arc::from(message),
-        });
-    }
-}
-
-/// What has come of [`launch`].
-pub(crate) struct Launched {
-    pub(crate) backend: Box<dyn Backend>,
-    pub(crate) listen_addrs: Vec<SocketAddr>,
 }
 
 /// What is kept for as long as the node runs: the lock on its data directory.

@@ -246,7 +246,7 @@ fn a_closing_connection_sends_what_it_has() {
         reason: "good night".into(),
     };
     assert_eq!(pair.responder.closed(), Some(&by_peer));
-    assert_eq!(by_peer.kind(), "gone");
+    assert_eq!(by_peer.kind(), "stopping");
     assert_eq!(
         pair.responder.events.last(),
         Some(&Event::Finished { abort: false })

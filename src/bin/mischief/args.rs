@@ -5,8 +5,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use mischief::{ParsePeerIdError, PeerId, parse_addr, parse_listen_addr};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
@@ -22,7 +21,8 @@ Examples:
 Exit codes:
   0  all went well        3  the peer could not be reached
   1  something failed     4  the deadline passed
-  2  wrong command line   5  refused: identity, protocol, network key, ban";
+  2  wrong command line   5  refused: identity, protocol, network key, ban
+A node goes on when a connection fails; with --exit-on-eof its exit code tells of the first that did.";
 
 const NODE_EXAMPLES: &str = "\
 Examples:
@@ -147,11 +147,6 @@ impl Cli {
     pub(crate) fn parse_or_exit() -> Cli {
         Cli::parse()
     }
-
-    /// The error for something in the arguments that only shows when it is used; it ends the process with code 2.
-    pub(crate) fn usage_error(message: impl std::fmt::Display) -> clap::Error {
-        Cli::command().error(ErrorKind::ValueValidation, message)
-    }
 }
 
 /// Where to connect to.
@@ -243,6 +238,8 @@ fn node_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn node(arguments: &[&str]) -> Result<Box<NodeArgs>, clap::Error> {

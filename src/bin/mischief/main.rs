@@ -1,13 +1,33 @@
-//! The `mischief` command.
+//! The `mischief` command: a node for people and for programs, a demonstration, and the identity.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
-#![allow(dead_code)]
 
 mod args;
 mod console;
+mod demo;
 mod failure;
+mod id;
+mod json;
 mod logger;
+mod node;
 mod output;
 mod pending;
 
-fn main() {}
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse_or_exit().command {
+        Command::Node(args) => node::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Id(args) => id::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            logger::say("error", &failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -46,6 +46,8 @@ struct State {
     queue: Vec<u8>,
     /// Bytes taken out of the queue by the writer and not yet written.
     writing: usize,
+    /// Nothing is written before the first line, which is not known yet.
+    is_held: bool,
     /// Lines dropped since the last one that tells of them.
     lost: u64,
     phase: Phase,
@@ -92,6 +94,20 @@ impl Output {
                 }
             })?;
         Ok(output)
+    }
+
+    /// Holds everything back until [`Output::begin`]: what happens while the node starts must not come before the line
+    /// that says that it has started.
+    pub(crate) fn hold(&self) {
+        self.0.state().is_held = true;
+    }
+
+    /// Puts the first line in front of everything that is held back, and lets it all go.
+    pub(crate) fn begin(&self, line: &[u8]) {
+        let mut state = self.0.state();
+        state.is_held = false;
+        state.queue.splice(..0, line.iter().copied());
+        self.0.changed.notify_all();
     }
 
     /// Queues a line that must not get lost. Waits while the queue is full.
@@ -180,8 +196,9 @@ impl Shared {
     fn write_all_lines(&self, mut sink: impl Write) -> io::Result<()> {
         loop {
             let lines = {
-                let is_idle =
-                    |state: &mut State| state.queue.is_empty() && state.phase < Phase::Finished;
+                let is_idle = |state: &mut State| {
+                    (state.is_held || state.queue.is_empty()) && state.phase < Phase::Finished
+                };
                 let waited = self.changed.wait_while(self.state(), is_idle);
                 let mut state = waited.unwrap_or_else(PoisonError::into_inner);
                 state.tell_of_lost(self.lost_line);
@@ -314,6 +331,15 @@ mod tests {
             .chain(["end\n".into()])
             .collect();
         assert_eq!(String::from_utf8(rig.read_all()).expect("it is text"), want);
+    }
+
+    #[test]
+    fn what_is_held_back_comes_after_the_first_line() {
+        let rig = rig();
+        rig.output.hold();
+        rig.output.put(b"second\n").expect("it is open");
+        rig.output.begin(b"first\n");
+        assert_eq!(rig.read_all(), b"first\nsecond\nend\n");
     }
 
     #[test]

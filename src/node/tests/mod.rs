@@ -55,7 +55,6 @@ impl Fixture {
         });
         let node = Node::assemble(Parts {
             id: peer(0),
-            listen_addrs: vec![addr()],
             hub: hub.clone(),
             backend,
             runtime: Some(runtime),
