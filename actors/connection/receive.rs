@@ -6,11 +6,10 @@ use super::bulk::BulkEvent;
 use super::cipher::CipherError;
 use super::error::{CloseCode, Error, Fault, shown_reason};
 use super::frame::{FRAME_HEADER_BYTES, frame_bytes};
-use super::machine::{
-    APPLICATION, Active, Connection, Due, GOSSIP, LastWords, Phase, STREAM_IDS, Sink,
-};
+use super::machine::{Connection, STARVED_RETRY, Sink};
 use super::reassembly::Reassembly;
 use super::record::*;
+use super::state::{APPLICATION, Active, Due, GOSSIP, LastWords, Phase, STREAM_IDS};
 use super::stream::StreamId;
 
 /// One record with what has to be known about its place.
@@ -365,7 +364,7 @@ impl Connection {
             active.is_starved |= !is_covered;
             active.reassembly[index] = Some(reassembly);
             if !is_covered {
-                self.look_by(now + super::machine::STARVED_RETRY);
+                self.look_by(now + STARVED_RETRY);
             }
             return Ok(());
         }

@@ -7,8 +7,11 @@ mod asking;
 mod fixture;
 mod life;
 mod messages;
+mod offload;
 mod puppet;
+mod sight;
 mod supervision;
+mod time;
 
 /// Makes the tests of the suite for every driver.
 macro_rules! suite {
@@ -120,5 +123,37 @@ suite! {
         while_shutting_down_nobody_is_born,
         a_core_that_has_ended_is_known_to_the_others,
         watches_race_with_the_end_of_a_core,
+    ],
+    time: [
+        a_deadline_comes_once_and_never_early,
+        a_later_deadline_is_only_stored,
+        a_deadline_can_be_cleared,
+        a_deadline_set_again_at_once_holds_nobody_up,
+        timers_bring_their_tags_in_order,
+        a_cancelled_timer_does_not_come,
+        a_timer_can_be_cancelled_until_it_comes,
+        timers_never_reach_the_next_tenant_of_a_place,
+        timers_of_the_dead_are_cleared_away,
+        a_hundred_thousand_timers,
+        a_flush_comes_once_at_the_end_of_the_turn,
+        a_flush_asked_for_in_a_flush_comes_in_the_next_turn,
+        a_flush_is_forgotten_by_a_restart,
+        an_idle_core_does_not_wake,
+        a_spinning_core_falls_asleep_in_the_end,
+    ],
+    offload: [
+        a_job_brings_its_result_to_a_full_mailbox,
+        a_job_that_panics_is_an_error,
+        a_full_pool_is_an_error,
+        a_job_may_outlive_whoever_wanted_it,
+        names_are_resolved,
+        jobs_reach_the_files_of_the_node,
+    ],
+    sight: [
+        a_snapshot_tells_of_every_actor,
+        waiting_messages_are_seen_with_their_bytes,
+        a_stall_names_actor_and_message,
+        busy_time_is_told,
+        bounds_and_cores_are_told,
     ],
 }
