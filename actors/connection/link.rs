@@ -287,10 +287,10 @@ impl Link {
     /// Frees what an idle link need not hold. Call it now and then, not per message.
     pub fn release(&self) {
         let mut state = self.state.lock();
-        if let Some(buffer) = &mut state.buffer {
-            if buffer.records.is_empty() {
-                buffer.records = Encoded::new();
-            }
+        if let Some(buffer) = &mut state.buffer
+            && buffer.records.is_empty()
+        {
+            buffer.records = Encoded::new();
         }
     }
 
@@ -461,6 +461,9 @@ impl fmt::Debug for Sent {
 pub trait Deliver: Send + Sync {
     /// A run of whole messages. Their bytes hold credit until [`Link::consumed`].
     fn records(&self, link: &Arc<Link>, records: Records<'_>);
+
+    /// Something went wrong that nobody asked for, in words for people.
+    fn failed(&self, message: &str);
 
     /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);
