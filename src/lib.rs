@@ -47,7 +47,10 @@ pub mod terminal;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use mischief_actors::connection::SendError;
+pub use mischief_actors as actors;
 pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};
+pub use mischief_actors::connection::reason::DisconnectReason;
+pub use mischief_actors::connection::{EncodeError, SendError};
 pub use mischief_actors::identity::{Identity, ParsePeerIdError, PeerId, PeerIdPrefix};
+pub use mischief_reactor as reactor;
 pub use node::*;

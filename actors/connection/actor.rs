@@ -252,6 +252,10 @@ impl ConnectionActor {
     }
 
     fn feed(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        if self.ticket().is_some_and(|ticket| !ticket.heard(now)) {
+            return self.abort(cx);
+        }
         let mut inlet = Inlet {
             common: &self.common,
             link: self.link.as_ref(),
@@ -317,6 +321,14 @@ impl ConnectionActor {
                 }
             }
             Start::Evicted => self.abort(cx),
+        }
+    }
+
+    /// The place of an inbound connection whose handshake is not done.
+    fn ticket(&self) -> Option<&Ticket<ActorId>> {
+        match self.early.as_ref()?.origin.as_ref()? {
+            Origin::Inbound(ticket) => Some(ticket),
+            Origin::Outbound { .. } => None,
         }
     }
 
@@ -455,8 +467,11 @@ impl ConnectionActor {
         let dial = match &early.origin {
             Some(Origin::Outbound { dial, .. }) => Some(*dial),
             Some(Origin::Inbound(_)) => {
-                // Dropping the ticket gives the place at the door to the next.
-                early.origin = None;
+                if let Some(Origin::Inbound(ticket)) = early.origin.take()
+                    && !ticket.finish()
+                {
+                    return self.abort(cx);
+                }
                 None
             }
             None => None,
@@ -649,8 +664,15 @@ impl Actor for ConnectionActor {
         match event {
             Happening::Given { socket } => {
                 self.socket = Some(socket);
-                cx.resume_reading(socket);
-                cx.flush_later();
+                let is_evicted = self
+                    .ticket()
+                    .is_some_and(|ticket| !ticket.set_owner(cx.id()));
+                if is_evicted {
+                    self.abort(cx);
+                } else {
+                    cx.resume_reading(socket);
+                    cx.flush_later();
+                }
             }
             Happening::Data { bytes, .. } => self.on_data(bytes, cx),
             Happening::Flush => {

@@ -94,7 +94,8 @@ impl<O: Copy> Clone for Admission<O> {
 pub struct Admitted<O: Copy> {
     /// Its place. Dropping it gives the place back.
     pub ticket: Ticket<O>,
-    /// The socket that has to be closed for it.
+    /// The owner of the socket that has been evicted for it and has to be closed. `None` also if that has no owner yet: it
+    /// learns of it from its ticket.
     pub evicted: Option<O>,
 }
 
@@ -108,7 +109,7 @@ pub struct Denied;
 pub enum Start<O> {
     /// The handshake may run now.
     Go {
-        /// The socket that has to be closed for it.
+        /// The owner of the socket that has been evicted for it and has to be closed.
         evicted: Option<O>,
     },
     /// Not yet: ask again after [`RETRY_AFTER`], until the socket's own deadline.
@@ -142,9 +143,10 @@ impl<O: Copy> Admission<O> {
         }
     }
 
-    /// Lets in a socket that was just accepted from `from`, if need be in place of another.
-    pub fn admit(&self, now: Instant, from: IpAddr, owner: O) -> Result<Admitted<O>, Denied> {
-        let (id, evicted) = self.table.lock().admit(now, from, owner)?;
+    /// Lets in a socket that was just accepted from `from`, if need be in place of another. Whoever takes care of the socket
+    /// says so with [`Ticket::set_owner`].
+    pub fn admit(&self, now: Instant, from: IpAddr) -> Result<Admitted<O>, Denied> {
+        let (id, evicted) = self.table.lock().admit(now, from)?;
         Ok(Admitted {
             ticket: Ticket {
                 table: self.table.clone(),
@@ -179,13 +181,19 @@ impl<O: Copy> Ticket<O> {
         self.table
             .lock()
             .entry(self.id)
-            .map(|entry| entry.owner = owner)
+            .map(|entry| entry.owner = Some(owner))
             .is_some()
     }
 
     /// The peer has sent something. `false`: the socket has been evicted and is to be closed.
     pub fn heard(&self, now: Instant) -> bool {
         self.table.lock().heard(now, self.id)
+    }
+
+    /// The handshake is done: gives the place back. `false`: the socket has been evicted before, and its owner told, so the
+    /// connection must not come to be used.
+    pub fn finish(self) -> bool {
+        self.table.lock().take(self.id).is_some()
     }
 
     /// Asks for a place to run the handshake, whose first message is there in full.
@@ -196,7 +204,7 @@ impl<O: Copy> Ticket<O> {
 
 impl<O: Copy> Drop for Ticket<O> {
     fn drop(&mut self) {
-        self.table.lock().remove(self.id);
+        self.table.lock().take(self.id);
     }
 }
 
@@ -224,7 +232,7 @@ enum Stage {
 
 #[derive(Debug)]
 struct Entry<O> {
-    owner: O,
+    owner: Option<O>,
     address: AddressKey,
     prefix: PrefixKey,
     stage: Stage,
@@ -305,12 +313,7 @@ impl<O: Copy> Table<O> {
         }
     }
 
-    fn admit(
-        &mut self,
-        now: Instant,
-        from: IpAddr,
-        owner: O,
-    ) -> Result<(TicketId, Option<O>), Denied> {
+    fn admit(&mut self, now: Instant, from: IpAddr) -> Result<(TicketId, Option<O>), Denied> {
         let (address, prefix) = keys(from);
         let mut evicted = None;
         if self.all.sockets >= self.limits.sockets_max {
@@ -323,7 +326,7 @@ impl<O: Copy> Table<O> {
         self.arrivals += 1;
         let arrival = self.arrivals;
         let entry = Entry {
-            owner,
+            owner: None,
             address,
             prefix,
             stage: Stage::Silent,
@@ -519,7 +522,7 @@ impl<O: Copy> Table<O> {
 
     fn evict(&mut self, id: TicketId) -> Option<O> {
         self.evicted += 1;
-        self.remove(id)
+        self.take(id)?.owner
     }
 
     fn insert(&mut self, entry: Entry<O>) -> TicketId {
@@ -542,7 +545,7 @@ impl<O: Copy> Table<O> {
     }
 
     /// Takes a socket out; `None` if it was out already.
-    fn remove(&mut self, id: TicketId) -> Option<O> {
+    fn take(&mut self, id: TicketId) -> Option<Entry<O>> {
         let slot = self
             .slots
             .get_mut(id.index as usize)
@@ -566,7 +569,7 @@ impl<O: Copy> Table<O> {
         }
         self.all.sockets -= 1;
         self.all.running -= is_running;
-        Some(entry.owner)
+        Some(entry)
     }
 
     fn entry(&mut self, id: TicketId) -> Option<&mut Entry<O>> {

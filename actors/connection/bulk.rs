@@ -17,6 +17,11 @@ use super::stream::{ReceiveWindow, SendWindow, StreamId};
 const DATA_HEAD: usize = RECORD_HEADER_BYTES + 4;
 /// Data is not cut into pieces smaller than this to fill up a frame or a window.
 const PIECE_MIN: usize = 512;
+/// Small writes are collected up to this size, so that what a queue holds is bounded by its bytes.
+const COLLECTED_MAX: usize = 16 * 1024;
+/// Emptied buffers that are kept, and the largest of them.
+const SPARES_MAX: usize = 4;
+const SPARE_BYTES_MAX: usize = 256 * 1024;
 /// The longest record of a stream's own besides data and OPEN.
 const SMALL_RECORD_MAX: usize = RECORD_HEADER_BYTES + 8;
 
@@ -86,7 +91,7 @@ impl Outgoing {
     }
 
     /// Packs the next record if it fits.
-    fn pack(&mut self, id: u32, out: &mut Vec<u8>, room: usize) -> bool {
+    fn pack(&mut self, id: u32, out: &mut Vec<u8>, room: usize, spares: &mut Spares) -> bool {
         let stream = id.to_be_bytes();
         if let Some(open) = &self.open {
             if open.len() > room {
@@ -97,7 +102,7 @@ impl Outgoing {
             return true;
         }
         if self.bytes > 0 {
-            return self.pack_data(stream, out, room);
+            return self.pack_data(stream, out, room, spares);
         }
         if room < SMALL_RECORD_MAX {
             return false;
@@ -111,7 +116,13 @@ impl Outgoing {
         true
     }
 
-    fn pack_data(&mut self, stream: [u8; 4], out: &mut Vec<u8>, room: usize) -> bool {
+    fn pack_data(
+        &mut self,
+        stream: [u8; 4],
+        out: &mut Vec<u8>,
+        room: usize,
+        spares: &mut Spares,
+    ) -> bool {
         let limit = room.min(RECORD_BYTES_MAX).min(self.window.credit());
         let piece = limit.saturating_sub(DATA_HEAD).min(self.bytes);
         if piece == 0 || piece < self.bytes.min(PIECE_MIN) {
@@ -128,7 +139,7 @@ impl Outgoing {
             missing -= taken;
             if self.head == chunk.len() {
                 self.head = 0;
-                self.data.pop_front();
+                spares.keep(self.data.pop_front());
             }
         }
         self.bytes -= piece;
@@ -140,6 +151,22 @@ impl Outgoing {
         self.data = VecDeque::new();
         self.head = 0;
         self.bytes = 0;
+    }
+}
+
+/// Emptied buffers, to be handed back to those who write.
+#[derive(Default)]
+struct Spares(Vec<Vec<u8>>);
+
+impl Spares {
+    fn keep(&mut self, buffer: Option<Vec<u8>>) {
+        if let Some(mut buffer) = buffer
+            && self.0.len() < SPARES_MAX
+            && buffer.capacity() <= SPARE_BYTES_MAX
+        {
+            buffer.clear();
+            self.0.push(buffer);
+        }
     }
 }
 
@@ -158,6 +185,7 @@ pub(crate) struct BulkStreams {
     incoming: BTreeMap<u32, Incoming>,
     /// The outgoing stream that was served last.
     turn: u32,
+    spares: Spares,
 }
 
 impl BulkStreams {
@@ -174,7 +202,9 @@ impl BulkStreams {
     pub(crate) fn heap_bytes(&self) -> usize {
         let chunks = |stream: &Outgoing| stream.data.iter().map(Vec::capacity).sum::<usize>();
         let data: usize = self.outgoing.values().map(chunks).sum();
-        data + self.outgoing.len() * (size_of::<Outgoing>() + 32)
+        let spares: usize = self.spares.0.iter().map(Vec::capacity).sum();
+        data + spares
+            + self.outgoing.len() * (size_of::<Outgoing>() + 32)
             + self.incoming.len() * (size_of::<Incoming>() + 16)
     }
 
@@ -201,7 +231,7 @@ impl BulkStreams {
         self.outgoing.insert(id, stream);
     }
 
-    /// Queues data. `None` if there is no such stream or it was ended; `Some(false)` if it has no room.
+    /// Queues data and puts an empty buffer in its place. `None` if there is no such stream or it was ended; `Some(false)` if it has no room.
     pub(crate) fn write(&mut self, id: u32, data: &mut Vec<u8>, high: usize) -> Option<bool> {
         let stream = self.outgoing.get_mut(&id)?;
         if stream.ending != Ending::Open {
@@ -211,9 +241,14 @@ impl BulkStreams {
             stream.was_full = true;
             return Some(false);
         }
-        if !data.is_empty() {
-            stream.bytes += data.len();
-            stream.data.push_back(std::mem::take(data));
+        stream.bytes += data.len();
+        if let Some(last) = stream.data.back_mut()
+            && last.len() + data.len() <= COLLECTED_MAX
+        {
+            last.append(data);
+        } else if !data.is_empty() {
+            let empty = self.spares.0.pop().unwrap_or_default();
+            stream.data.push_back(std::mem::replace(data, empty));
         }
         Some(true)
     }
@@ -342,7 +377,7 @@ impl BulkStreams {
                 self.turn = 0;
                 continue;
             };
-            if !stream.pack(id, out, end - out.len()) {
+            if !stream.pack(id, out, end - out.len(), &mut self.spares) {
                 return;
             }
             self.turn = id;

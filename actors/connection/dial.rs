@@ -75,7 +75,7 @@ pub enum Families {
     V6,
     /// The answer to the IPv4 (A) question.
     V4,
-    /// Addresses from elsewhere; the resolver's answers are still to come.
+    /// None: the addresses are from elsewhere, and whatever is being looked up still is.
     None,
 }
 
@@ -159,10 +159,25 @@ struct LastStart {
     next_at: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     addrs: VecDeque<SocketAddr>,
-    answered: bool,
+    /// Lookups of this family without an answer.
+    lookups: u8,
+}
+
+impl Queue {
+    /// A dial begins with one lookup of each family.
+    fn new() -> Queue {
+        Queue {
+            addrs: VecDeque::new(),
+            lookups: 1,
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.lookups == 0
+    }
 }
 
 impl Dial {
@@ -178,8 +193,8 @@ impl Dial {
             },
             deadline: now + config.total_deadline,
             stage: Stage::Racing,
-            v6: Queue::default(),
-            v4: Queue::default(),
+            v6: Queue::new(),
+            v4: Queue::new(),
             v4_alone_since: None,
             open: SmallVec::new(),
             failed: Vec::new(),
@@ -193,6 +208,12 @@ impl Dial {
         }
     }
 
+    /// One more name is looked up for this dial, beside the one that it began with. Its answer is awaited as well.
+    pub fn handle_lookup(&mut self) {
+        self.v6.lookups = self.v6.lookups.saturating_add(1);
+        self.v4.lookups = self.v4.lookups.saturating_add(1);
+    }
+
     /// Addresses have been found. `families` says which questions are thereby answered; the addresses may be of any family.
     /// Addresses that are known already are passed over, as are those beyond [`ADDRESSES_MAX`] of one family.
     pub fn handle_addresses(&mut self, now: Instant, families: Families, addrs: &[SocketAddr]) {
@@ -203,7 +224,7 @@ impl Dial {
             self.add(addr);
         }
         self.mark_answered(families);
-        if !self.v6.answered && !self.v4.addrs.is_empty() && self.v4_alone_since.is_none() {
+        if !self.v6.is_answered() && !self.v4.addrs.is_empty() && self.v4_alone_since.is_none() {
             self.v4_alone_since = Some(now);
         }
         self.advance(now);
@@ -390,7 +411,7 @@ impl Dial {
         match self.last_start {
             Some(last) => Some(last.next_at),
             // RFC 8305 §3: IPv6 goes at once; IPv4 waits a moment for an unfinished IPv6 lookup.
-            None if is_v6 || self.v6.answered => Some(Instant::ZERO),
+            None if is_v6 || self.v6.is_answered() => Some(Instant::ZERO),
             None => Some(self.v4_alone_since.unwrap_or_default() + self.config.resolution_delay),
         }
     }
@@ -479,12 +500,16 @@ impl Dial {
     }
 
     fn mark_answered(&mut self, families: Families) {
-        self.v6.answered |= matches!(families, Families::Both | Families::V6);
-        self.v4.answered |= matches!(families, Families::Both | Families::V4);
+        if matches!(families, Families::Both | Families::V6) {
+            self.v6.lookups = self.v6.lookups.saturating_sub(1);
+        }
+        if matches!(families, Families::Both | Families::V4) {
+            self.v4.lookups = self.v4.lookups.saturating_sub(1);
+        }
     }
 
     fn is_answered(&self) -> bool {
-        self.v6.answered && self.v4.answered
+        self.v6.is_answered() && self.v4.is_answered()
     }
 
     fn queue_of(&mut self, addr: SocketAddr) -> &mut Queue {

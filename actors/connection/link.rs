@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ impl SendError {
 pub struct Link {
     peer: PeerId,
     connection: ActorId,
+    is_muted: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -104,6 +106,7 @@ impl Link {
         Arc::new(Link {
             peer,
             connection,
+            is_muted: AtomicBool::new(false),
             state: Mutex::new(State {
                 is_poked: false,
                 closed: None,
@@ -122,6 +125,16 @@ impl Link {
     /// The connection actor.
     pub fn connection(&self) -> ActorId {
         self.connection
+    }
+
+    /// The peer has been announced as gone: what its connection still delivers is to be dropped.
+    pub fn mute(&self) {
+        self.is_muted.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Link::mute`] was called.
+    pub fn is_muted(&self) -> bool {
+        self.is_muted.load(Ordering::Acquire)
     }
 
     /// Why the connection ended, if it has.

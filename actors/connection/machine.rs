@@ -6,30 +6,26 @@ use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
-use super::bulk::{BulkEvent, BulkStreams};
+use super::bulk::BulkEvent;
 use super::cipher::{CipherState, KEY_BYTES, Suite};
 use super::config::{Config, MESSAGE_MAX_TRUSTED};
 use super::error::{CloseCode, Error, Fault, RejectCode, Stage, cut_reason};
-use super::frame::Partial;
 use super::handshake::{Authenticated, Failure, Handshake, Keys, Outcome};
 use super::liveness::{KeepAlive, Look, Rtt, RttEstimator};
 use super::noise::Role;
 use super::queue::RecordQueue;
-use super::reassembly::Reassembly;
-use super::record::{
-    BULK_HEADER_MAX, CONTROL, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
-    Label, LargeMessage, MESSAGE_JSON, Records, check_outgoing, put_message, put_record,
+use super::reassembly::{Reassembly, SPARE_BYTES_MAX};
+use super::record::{ChannelMessage, Class, LargeMessage, Records};
+use super::send::CONTROL_QUEUE_MAX;
+use super::state::{
+    APPLICATION, Active, Due, End, GOSSIP, Handshaking, LastWords, MessageStream, PeerLimits,
+    Phase, STREAM_IDS, Unsent,
 };
 use super::stream::{ReceiveWindow, SendWindow, StreamId};
 use crate::identity::PeerId;
 
-/// Bytes of control messages that may wait.
-pub const CONTROL_QUEUE_MAX: usize = 16 * 1024;
 /// How often a message that waits for the node's budget asks again.
 pub(crate) const STARVED_RETRY: Duration = Duration::from_millis(100);
-/// Types on the gossip stream begin here.
-const GOSSIP_BASE: u8 = MESSAGE_JSON + 0x10;
-
 /// Takes what a connection receives. Everything is borrowed from the bytes that were handed in, and is to be used or
 /// copied before the call returns.
 pub trait Sink {
@@ -67,39 +63,6 @@ pub enum Event {
     },
 }
 
-/// A message that was queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// The message is on its way when [`Connection::handed_over`] has reached this.
-    pub end: u64,
-}
-
-/// Why something was not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum QueueError {
-    /// The connection is not open yet, or no longer.
-    #[error("the connection is not open")]
-    NotOpen,
-    /// The queue is at its high mark; [`Event::Drained`] or [`Event::BulkWritable`] will tell when to try again.
-    #[error("the queue for this peer is full")]
-    Full,
-    /// The peer does not take messages of this size.
-    #[error("a message of {size} bytes, the peer takes {max}")]
-    TooLarge {
-        /// Bytes of the body.
-        size: usize,
-        /// What the peer allows.
-        max: u32,
-    },
-    /// Nobody would take it.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    /// The peer allows no more bulk streams at once, or there is no such stream.
-    #[error("no such bulk stream, or too many at once")]
-    Stream,
-}
-
 /// One side of a connection.
 ///
 /// The machine opens no socket and reads no clock. Its owner hands in bytes and the time, and after each call takes out
@@ -132,136 +95,6 @@ pub struct Connection {
     pub(crate) role: Role,
     pub(crate) suite: Suite,
     pub(crate) due: Due,
-}
-
-/// Things to be said or told, once each, in a byte.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Due(u8);
-
-impl Due {
-    pub(crate) const ACCEPT: u8 = 1;
-    pub(crate) const LIMITS: u8 = 1 << 1;
-    pub(crate) const PONG: u8 = 1 << 2;
-    const OPENED: u8 = 1 << 3;
-    const CLOSED: u8 = 1 << 4;
-    const SHUTDOWN: u8 = 1 << 5;
-    const FINISHED: u8 = 1 << 6;
-    const ABORT: u8 = 1 << 7;
-    /// Records that wait to be written.
-    pub(crate) const RECORDS: u8 = Due::ACCEPT | Due::LIMITS | Due::PONG;
-
-    pub(crate) fn set(&mut self, flag: u8) {
-        self.0 |= flag;
-    }
-
-    #[inline]
-    pub(crate) fn has_any(self, flags: u8) -> bool {
-        self.0 & flags != 0
-    }
-
-    #[inline]
-    pub(crate) fn take(&mut self, flag: u8) -> bool {
-        let had = self.has_any(flag);
-        self.0 &= !flag;
-        had
-    }
-}
-
-/// What the peer allows us.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct PeerLimits {
-    pub(crate) message_max: u32,
-    window: u32,
-    bulk_streams_max: u16,
-}
-
-/// Both windows of a stream of messages.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct MessageStream {
-    pub(crate) send: SendWindow,
-    pub(crate) receive: ReceiveWindow,
-}
-
-pub(crate) const APPLICATION: usize = 0;
-pub(crate) const GOSSIP: usize = 1;
-pub(crate) const STREAM_IDS: [StreamId; 2] = [StreamId::APPLICATION, StreamId::GOSSIP];
-
-pub(crate) enum Phase {
-    /// Up to the keys; for a dialler this includes the owner's verdict.
-    Handshake(Box<Handshaking>),
-    /// A responder's owner is deciding.
-    Verdict(Option<Box<Authenticated>>),
-    /// A dialler awaits the responder's first frame. Its own message 3 is here until it is handed out.
-    AwaitAccept(Option<Box<Unsent>>),
-    Open,
-    /// What is queued is still sent, then the last words.
-    Closing(Box<End>),
-    /// The last words are handed out; the peer's end is awaited.
-    Lingering(Box<End>),
-    Over(Box<End>),
-}
-
-pub(crate) struct Handshaking {
-    handshake: Handshake,
-    authenticated: Option<Box<Authenticated>>,
-}
-
-pub(crate) struct Unsent {
-    pub(crate) bytes: Vec<u8>,
-}
-
-pub(crate) struct End {
-    error: Error,
-    pub(crate) last_words: LastWords,
-}
-
-pub(crate) enum LastWords {
-    /// Preface and `Reject`.
-    Clear(Vec<u8>),
-    Close(CloseCode, Box<str>),
-}
-
-/// What only a connection needs that is doing something. Allocated when needed and dropped some time after.
-#[derive(Default)]
-pub(crate) struct Active {
-    pub(crate) used_at: Instant,
-    pub(crate) partial: Partial,
-    pub(crate) control: RecordQueue,
-    pub(crate) queues: [RecordQueue; 2],
-    pub(crate) reassembly: [Option<Reassembly>; 2],
-    pub(crate) bulk: BulkStreams,
-    /// Frames in a row for which a lower class had to wait.
-    pub(crate) passed_over: u8,
-    /// A large message waits for the node's budget.
-    pub(crate) is_starved: bool,
-}
-
-impl Active {
-    fn is_idle(&self) -> bool {
-        self.partial.is_empty()
-            && self.control.bytes() == 0
-            && self.queues.iter().all(|queue| queue.bytes() == 0)
-            && self.reassembly.iter().all(Option::is_none)
-            && self.bulk.is_empty()
-    }
-
-    fn clear_queues(&mut self) {
-        self.control.clear();
-        self.queues.iter_mut().for_each(RecordQueue::clear);
-        self.bulk.clear();
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let queues: usize = self.queues.iter().map(RecordQueue::heap_bytes).sum();
-        let reassembly = self.reassembly.iter().flatten();
-        let reassembly: usize = reassembly.map(Reassembly::heap_bytes).sum();
-        size_of::<Active>()
-            + self.partial.heap_bytes()
-            + self.control.heap_bytes()
-            + queues
-            + reassembly
-            + self.bulk.heap_bytes()
-    }
 }
 
 impl Connection {
@@ -457,139 +290,6 @@ impl Connection {
         }
     }
 
-    /// Queues an application message, whole or not at all.
-    #[inline]
-    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, QueueError> {
-        check_outgoing(kind, name, body)?;
-        self.check_size(body.len())?;
-        let high = self.config.limits.send_queue_high;
-        let queue = &mut self.open_active()?.queues[APPLICATION];
-        if !queue.has_room(high) {
-            return Err(QueueError::Full);
-        }
-        let added = queue.append(|out| {
-            put_message(out, MESSAGE_JSON, Label::Name(kind, name), body);
-        });
-        self.queued += added as u64;
-        Ok(Accepted { end: self.queued })
-    }
-
-    /// Queues application messages that were encoded elsewhere, all or none. Gives them back if they are refused.
-    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (QueueError, Encoded)> {
-        if let Err(error) = self.check_size(encoded.body_max as usize) {
-            return Err((error, encoded));
-        }
-        let high = self.config.limits.send_queue_high;
-        let queue = match self.open_active() {
-            Ok(active) => &mut active.queues[APPLICATION],
-            Err(error) => return Err((error, encoded)),
-        };
-        if !queue.has_room(high) {
-            return Err((QueueError::Full, encoded));
-        }
-        let length = encoded.len() as u64;
-        if length > 0 {
-            queue.append_encoded(encoded);
-        }
-        self.queued += length;
-        Ok(Accepted { end: self.queued })
-    }
-
-    /// An emptied buffer of an earlier [`Connection::queue_encoded`], to be filled again.
-    pub fn reclaim(&mut self) -> Option<Encoded> {
-        self.active.as_mut()?.queues[APPLICATION].reclaim()
-    }
-
-    /// Queues a subsystem's message. Control messages have at most 1 KiB and are held back by no window;
-    /// [`Class::Bulk`] has streams instead.
-    pub fn send_channel(
-        &mut self,
-        class: Class,
-        channel: u8,
-        body: &[u8],
-    ) -> Result<Accepted, QueueError> {
-        let limits = self.config.limits;
-        let too_large = |max: usize| QueueError::TooLarge {
-            size: body.len(),
-            max: max as u32,
-        };
-        let (index, base, high) = match class {
-            Class::Control => {
-                if body.len() > CONTROL_BODY_MAX {
-                    return Err(too_large(CONTROL_BODY_MAX));
-                }
-                let queue = &mut self.open_active()?.control;
-                if !queue.has_room(CONTROL_QUEUE_MAX) {
-                    return Err(QueueError::Full);
-                }
-                queue.append(|out| put_record(out, CONTROL, &[&[channel], body]));
-                return Ok(Accepted { end: self.queued });
-            }
-            Class::Application => (APPLICATION, MESSAGE_JSON, limits.send_queue_high),
-            Class::Gossip => (GOSSIP, GOSSIP_BASE, limits.gossip_queue_high),
-            Class::Bulk => return Err(QueueError::Stream),
-        };
-        self.check_size(body.len())?;
-        let queue = &mut self.open_active()?.queues[index];
-        if !queue.has_room(high) {
-            return Err(QueueError::Full);
-        }
-        let added = queue.append(|out| put_message(out, base, Label::Channel(channel), body));
-        if index == APPLICATION {
-            self.queued += added as u64;
-        }
-        Ok(Accepted { end: self.queued })
-    }
-
-    /// Opens a bulk stream to the peer. `header`: up to 1 KiB that the other subsystem reads first.
-    pub fn open_bulk(&mut self, channel: u8, header: &[u8]) -> Result<StreamId, QueueError> {
-        if header.len() > BULK_HEADER_MAX {
-            return Err(QueueError::TooLarge {
-                size: header.len(),
-                max: BULK_HEADER_MAX as u32,
-            });
-        }
-        let (limits, opened) = (self.peer, self.bulk_opened);
-        let id = StreamId::BULK_FIRST.0.checked_add(opened);
-        let id = id.ok_or(QueueError::Stream)?;
-        let bulk = &mut self.open_active()?.bulk;
-        if bulk.outgoing_count() >= usize::from(limits.bulk_streams_max) {
-            return Err(QueueError::Stream);
-        }
-        bulk.open(id, channel, header, limits.window);
-        self.bulk_opened += 1;
-        Ok(StreamId(id))
-    }
-
-    /// Queues data on a bulk stream, all of it while the stream's queue is below its high mark. `data` is emptied if it
-    /// was taken.
-    pub fn write_bulk(&mut self, stream: StreamId, data: &mut Vec<u8>) -> Result<(), QueueError> {
-        let high = self.config.limits.bulk_queue_high;
-        match self.open_active()?.bulk.write(stream.0, data, high) {
-            Some(true) => Ok(()),
-            Some(false) => Err(QueueError::Full),
-            None => Err(QueueError::Stream),
-        }
-    }
-
-    /// Ends our bulk stream after what is queued on it.
-    pub fn end_bulk(&mut self, stream: StreamId) -> Result<(), QueueError> {
-        let is_done = self.open_active()?.bulk.end(stream.0);
-        is_done.then_some(()).ok_or(QueueError::Stream)
-    }
-
-    /// Gives our bulk stream up; what is queued on it is dropped.
-    pub fn reset_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
-        let is_done = self.open_active()?.bulk.reset(stream.0, code);
-        is_done.then_some(()).ok_or(QueueError::Stream)
-    }
-
-    /// Wants no more of the peer's bulk stream. `code` is for the other subsystem; 0 means that all was taken.
-    pub fn stop_bulk(&mut self, stream: StreamId, code: u16) -> Result<(), QueueError> {
-        let is_done = self.open_active()?.bulk.stop(stream.0, code);
-        is_done.then_some(()).ok_or(QueueError::Stream)
-    }
-
     /// Gives the peer credit for received bytes that are done with: the `credit` of a message, or the length of
     /// [`Records`]. Until then they count against the stream's window.
     pub fn consumed(&mut self, stream: StreamId, bytes: u32) {
@@ -602,6 +302,18 @@ impl Connection {
         };
         let paid = self.streams[index].receive.consume(window, bytes);
         self.config.reassembly.give(paid as usize);
+    }
+
+    /// Takes the memory of a large message back, for the next one. New memory for each costs more than to decrypt it.
+    pub fn recycle(&mut self, message: LargeMessage) {
+        let mut bytes = message.bytes;
+        if let Some(active) = &mut self.active
+            && active.spare_body.capacity() < bytes.capacity()
+            && bytes.capacity() <= SPARE_BYTES_MAX
+        {
+            bytes.clear();
+            active.spare_body = bytes;
+        }
     }
 
     /// Takes messages up to this size from the peer from now on, at most 16 MiB, and tells it so.
@@ -691,21 +403,6 @@ impl Connection {
             _ => 0,
         };
         phase + self.active.as_ref().map_or(0, |active| active.heap_bytes())
-    }
-
-    fn check_size(&self, size: usize) -> Result<(), QueueError> {
-        let max = self.peer.message_max;
-        if size > max as usize && self.is_open() {
-            return Err(QueueError::TooLarge { size, max });
-        }
-        Ok(())
-    }
-
-    fn open_active(&mut self) -> Result<&mut Active, QueueError> {
-        if !self.is_open() {
-            return Err(QueueError::NotOpen);
-        }
-        Ok(self.active.get_or_insert_default())
     }
 
     fn handle_handshake(&mut self, now: Instant, input: &mut &[u8]) {

@@ -23,7 +23,8 @@
 //!
 //! # Files
 //!
-//! - `machine.rs`: [`Connection`], its phases, what may be asked of it; `receive.rs` and `transmit.rs` are its halves.
+//! - `machine.rs`: [`Connection`], its phases, what may be asked of it; `state.rs`: what it consists of; `receive.rs` and
+//!   `transmit.rs`: its halves; `send.rs`: what it is given to send; `observe.rs`: what can be seen of it.
 //! - `preface.rs`, `noise.rs`, `hello.rs`, `handshake.rs`: how it begins.
 //! - `cipher.rs`, `frame.rs`, `record.rs`: frames from the outside in.
 //! - `stream.rs`, `queue.rs`, `reassembly.rs`, `bulk.rs`: windows and what waits in either direction.
@@ -58,6 +59,8 @@ pub mod reason;
 mod reassembly;
 mod receive;
 mod record;
+mod send;
+mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -78,7 +81,7 @@ pub use handshake::Authenticated;
 pub use hello::{About, HELLO_MAX, Hello, LISTEN_MAX, NAME_MAX};
 pub use link::{Deliver, LINK_QUEUE_HIGH, Link, ROOM_WAITERS_MAX, SendError, Sent, Taken};
 pub use liveness::Rtt;
-pub use machine::{Accepted, CONTROL_QUEUE_MAX, Connection, Event, QueueError, Sink};
+pub use machine::{Connection, Event, Sink};
 pub use noise::{
     DH_BYTES, HASH_BYTES, MESSAGE_1_BYTES, MESSAGE_1_PSK_BYTES, MESSAGE_2_BYTES, MESSAGE_3_BYTES,
     NetworkKey, Role, StaticKey,
@@ -90,4 +93,5 @@ pub use record::{
     BULK_HEADER_MAX, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
     LargeMessage, Message, PART_MIN, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Records, TYPE_NAME_MAX,
 };
+pub use send::{Accepted, CONTROL_QUEUE_MAX, QueueError};
 pub use stream::StreamId;

@@ -1,8 +1,9 @@
 //! What the owner of a machine can see of it.
 
 use super::config::Config;
-use super::machine::{APPLICATION, Connection};
+use super::machine::Connection;
 use super::record::{Records, split_record};
+use super::state::APPLICATION;
 
 impl Connection {
     /// What it was made with.

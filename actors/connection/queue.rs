@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Encoded, split_record};
+use super::record::{Encoded, Label, RECORD_BYTES_MAX, put_message, split_record};
 use super::stream::SendWindow;
 
-/// Small messages are collected in chunks of about this size.
+/// Messages are collected in chunks of up to this size, which allocators serve without new pages from the system.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Emptied chunks that are kept for the next use: a full queue of them, or a message of 1 MiB.
+const SPARES_MAX: usize = 20;
 
 /// Encoded records in order, in chunks. A chunk that was encoded elsewhere is taken over as it is, so that its bytes
 /// are copied once, into the frame.
@@ -21,8 +23,8 @@ pub(crate) struct RecordQueue {
     is_open: bool,
     /// Whether something was refused since [`RecordQueue::take_drained`] last said so.
     was_full: bool,
-    /// An empty chunk for the next use, so that a steady flow allocates nothing.
-    spare: Vec<u8>,
+    /// Empty chunks for the next use, so that a steady flow allocates nothing.
+    spares: Vec<Vec<u8>>,
 }
 
 impl RecordQueue {
@@ -33,8 +35,9 @@ impl RecordQueue {
 
     /// Bytes of memory held.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().map(Vec::capacity).sum();
-        chunks + self.spare.capacity() + self.chunks.capacity() * size_of::<Vec<u8>>()
+        let chunks = self.chunks.iter().chain(&self.spares);
+        let bytes: usize = chunks.map(Vec::capacity).sum();
+        bytes + (self.chunks.capacity() + self.spares.capacity()) * size_of::<Vec<u8>>()
     }
 
     /// Whether something more may be queued below a mark; if not, [`RecordQueue::take_drained`] will tell.
@@ -45,23 +48,26 @@ impl RecordQueue {
         has_room
     }
 
-    /// Appends what `encode` writes. Returns how many bytes that was.
+    /// Appends a message, cut into as many records as it takes. Returns how many bytes that was.
     #[inline]
-    pub(crate) fn append(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
-        let last_has_room = self
-            .chunks
-            .back()
-            .is_some_and(|chunk| chunk.len() < CHUNK_BYTES);
-        if !self.is_open || !last_has_room {
-            self.chunks.push_back(std::mem::take(&mut self.spare));
+    pub(crate) fn append_message(&mut self, base: u8, label: Label<'_>, body: &[u8]) -> usize {
+        let before = self.bytes;
+        put_message(base, label, body, |put| self.append(put));
+        self.bytes - before
+    }
+
+    /// Appends the record that `put` writes.
+    #[inline]
+    pub(crate) fn append(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+        let has_room = |chunk: &Vec<u8>| chunk.len() + RECORD_BYTES_MAX <= CHUNK_BYTES;
+        if !self.is_open || !self.chunks.back().is_some_and(has_room) {
+            self.chunks.push_back(self.spares.pop().unwrap_or_default());
             self.is_open = true;
         }
         let chunk = self.chunks.back_mut().expect("one was just put there");
         let before = chunk.len();
-        encode(chunk);
-        let added = chunk.len() - before;
-        self.bytes += added;
-        added
+        put(chunk);
+        self.bytes += chunk.len() - before;
     }
 
     /// Appends a chunk of records as it is.
@@ -120,10 +126,7 @@ impl RecordQueue {
 
     /// An emptied chunk, for its maker to use again.
     pub(crate) fn reclaim(&mut self) -> Option<Encoded> {
-        if self.spare.capacity() == 0 {
-            return None;
-        }
-        Some(Encoded::reusing(std::mem::take(&mut self.spare)))
+        self.spares.pop().map(Encoded::reusing)
     }
 
     pub(crate) fn clear(&mut self) {
@@ -135,12 +138,10 @@ impl RecordQueue {
         let Some(mut chunk) = self.chunks.pop_front() else {
             return;
         };
-        if self.chunks.is_empty() {
-            self.is_open = false;
-        }
-        if chunk.capacity() <= 2 * CHUNK_BYTES && chunk.capacity() > self.spare.capacity() {
+        self.is_open &= !self.chunks.is_empty();
+        if chunk.capacity() <= 2 * CHUNK_BYTES && self.spares.len() < SPARES_MAX {
             chunk.clear();
-            self.spare = chunk;
+            self.spares.push(chunk);
         }
     }
 }
@@ -209,6 +210,7 @@ mod tests {
         queue.pack(&mut out, 5000, None, false);
         assert_eq!(out.len(), 4 + length + 6);
         assert!(queue.reclaim().is_some_and(|again| again.is_empty()));
+        assert!(queue.reclaim().is_some() && queue.reclaim().is_some());
         assert!(queue.reclaim().is_none());
     }
 

@@ -15,11 +15,11 @@ pub enum RefusedReason {
     #[error("the node there speaks another application protocol")]
     WrongProtocol,
     /// The two nodes have no wire version in common.
-    #[error("the node there speaks wire version {theirs}, this node {ours}; update the older one")]
+    #[error("{}", versions_text(*ours, *theirs))]
     WrongVersion {
         /// The newest wire version of this node.
         ours: u16,
-        /// The newest wire version of the other node.
+        /// The newest wire version of the other node; 0 if it did not say.
         theirs: u16,
     },
     /// One node has a network key, or another one than the other node.
@@ -135,6 +135,15 @@ impl DisconnectReason {
             DisconnectReason::OutOfMemory => "out_of_memory",
             DisconnectReason::Internal => "internal",
         }
+    }
+}
+
+fn versions_text(ours: u16, theirs: u16) -> String {
+    match theirs {
+        0 => format!("the node there does not speak wire version {ours}; update the older one"),
+        _ => format!(
+            "the node there speaks wire version {theirs}, this node {ours}; update the older one"
+        ),
     }
 }
 

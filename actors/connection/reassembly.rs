@@ -9,6 +9,8 @@ use super::record::{First, rest_bytes_max};
 pub(crate) const PROGRESS_BYTES: usize = 16 * 1024;
 /// Memory for a message grows at least in steps of this, and never beyond twice what has come.
 const GROWTH_MIN: usize = 64 * 1024;
+/// Buffers up to this size are kept for the next message.
+pub(crate) const SPARE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 pub(crate) struct Reassembly {
     /// A [`Kind`](super::Kind)'s number, or that of a channel.
@@ -26,12 +28,18 @@ pub(crate) struct Reassembly {
 }
 
 impl Reassembly {
-    pub(crate) fn new(now: Instant, first: &First<'_>, encoded: usize) -> Reassembly {
+    /// Begins with the first record. `memory` is an empty buffer to be used again, if there is one.
+    pub(crate) fn new(
+        now: Instant,
+        first: &First<'_>,
+        encoded: usize,
+        memory: Vec<u8>,
+    ) -> Reassembly {
         let mut reassembly = Reassembly {
             kind: first.kind,
             label_bytes: first.label.len(),
             total: first.total as usize,
-            bytes: Vec::new(),
+            bytes: memory,
             encoded: 0,
             is_overdrawn: false,
             checked_at: now,
@@ -122,7 +130,7 @@ mod tests {
             label: b"name",
             part: &part,
         };
-        let mut reassembly = Reassembly::new(Instant::ZERO, &first, 16_014);
+        let mut reassembly = Reassembly::new(Instant::ZERO, &first, 16_014, Vec::new());
         let mut arrived = part.len();
         while reassembly.rest() > 0 {
             assert!(reassembly.heap_bytes() <= (2 * arrived).max(GROWTH_MIN));
@@ -145,7 +153,7 @@ mod tests {
             label: b"",
             part: &[],
         };
-        let mut reassembly = Reassembly::new(Instant::ZERO, &first, 0);
+        let mut reassembly = Reassembly::new(Instant::ZERO, &first, 0, Vec::new());
         reassembly.add(&[0; PROGRESS_BYTES], 0);
         assert!(reassembly.check_progress(Instant::from_nanos(1)));
         reassembly.add(&[0; PROGRESS_BYTES - 1], 0);

@@ -6,9 +6,10 @@ use super::bulk::BulkEvent;
 use super::cipher::CipherError;
 use super::error::{CloseCode, Error, Fault, shown_reason};
 use super::frame::{FRAME_HEADER_BYTES, frame_bytes};
-use super::machine::{APPLICATION, Active, Connection, Due, GOSSIP, Phase, STREAM_IDS, Sink};
+use super::machine::{Connection, STARVED_RETRY, Sink};
 use super::reassembly::Reassembly;
 use super::record::*;
+use super::state::{APPLICATION, Active, Due, GOSSIP, LastWords, Phase, STREAM_IDS};
 use super::stream::StreamId;
 
 /// One record with what has to be known about its place.
@@ -49,7 +50,7 @@ impl Connection {
         mut input: &mut [u8],
         sink: &mut dyn Sink,
     ) -> Result<(), Error> {
-        if input.is_empty() {
+        if input.is_empty() || !self.takes_frames() {
             return Ok(());
         }
         // Parts of frames count as well, since a long frame may take a slow link a while. What is too slow for that
@@ -94,10 +95,12 @@ impl Connection {
     }
 
     fn takes_frames(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Verdict(_) | Phase::AwaitAccept(_) | Phase::Open | Phase::Closing(_)
-        )
+        match &self.phase {
+            Phase::Verdict(_) | Phase::AwaitAccept(_) | Phase::Open => true,
+            // With a refusal in clear there are no keys.
+            Phase::Closing(end) => matches!(end.last_words, LastWords::Close(..)),
+            _ => false,
+        }
     }
 
     fn handle_frame(
@@ -319,7 +322,8 @@ impl Connection {
         if !self.is_open() {
             return Ok(());
         }
-        let reassembly = Reassembly::new(now, &first, record.bytes);
+        let memory = std::mem::take(&mut self.active().spare_body);
+        let reassembly = Reassembly::new(now, &first, record.bytes, memory);
         self.go_on(now, index, reassembly, sink)
     }
 
@@ -360,7 +364,7 @@ impl Connection {
             active.is_starved |= !is_covered;
             active.reassembly[index] = Some(reassembly);
             if !is_covered {
-                self.look_by(now + super::machine::STARVED_RETRY);
+                self.look_by(now + STARVED_RETRY);
             }
             return Ok(());
         }

@@ -357,9 +357,15 @@ pub(crate) enum Label<'a> {
     Channel(u8),
 }
 
-/// Appends a message on the stream whose types begin at `base` (0x10 or 0x20), cut into as many records as it takes.
+/// Puts a message on the stream whose types begin at `base` (0x10 or 0x20), cut into as many records as it takes.
+/// `append` is called for each, with a function that appends it to a buffer.
 #[inline]
-pub(crate) fn put_message(out: &mut Vec<u8>, base: u8, label: Label<'_>, body: &[u8]) {
+pub(crate) fn put_message(
+    base: u8,
+    label: Label<'_>,
+    body: &[u8],
+    mut append: impl FnMut(&dyn Fn(&mut Vec<u8>)),
+) {
     let channel;
     let (kind, label) = match label {
         Label::Name(kind, name) => (kind.number(), name.as_bytes()),
@@ -369,30 +375,30 @@ pub(crate) fn put_message(out: &mut Vec<u8>, base: u8, label: Label<'_>, body: &
         }
     };
     let length = 1 + label.len() + body.len();
-    if RECORD_HEADER_BYTES + length > RECORD_BYTES_MAX {
-        return put_large(out, base, kind, label, body);
+    if RECORD_HEADER_BYTES + length <= RECORD_BYTES_MAX {
+        let [high, low] = (length as u16).to_be_bytes();
+        return append(&|out| {
+            out.extend_from_slice(&[base + kind, high, low, label.len() as u8]);
+            put_short(out, label);
+            put_short(out, body);
+        });
     }
-    let [high, low] = (length as u16).to_be_bytes();
-    out.extend_from_slice(&[base + kind, high, low, label.len() as u8]);
-    put_short(out, label);
-    put_short(out, body);
-}
-
-fn put_large(out: &mut Vec<u8>, base: u8, kind: u8, label: &[u8], body: &[u8]) {
     let total = u32::try_from(body.len()).expect("messages are limited to 16 MiB");
-    out.reserve(label.len() + rest_bytes_max(body.len()) + 16);
     let head = RECORD_HEADER_BYTES + 6 + label.len();
-    let (mut part, mut rest) = body.split_at(RECORD_BYTES_MAX - head);
-    let fixed = total.to_be_bytes();
+    let (part, mut rest) = body.split_at(RECORD_BYTES_MAX - head);
     let first = base + (MESSAGE_FIRST - MESSAGE_JSON);
-    put_record(
-        out,
-        first,
-        &[&[kind], &fixed, &[label.len() as u8], label, part],
-    );
+    let length = [label.len() as u8];
+    append(&|out| {
+        put_record(
+            out,
+            first,
+            &[&[kind], &total.to_be_bytes(), &length, label, part],
+        );
+    });
     while !rest.is_empty() {
+        let part;
         (part, rest) = rest.split_at(rest.len().min(RECORD_BYTES_MAX - RECORD_HEADER_BYTES));
-        put_record(out, first + 1, &[part]);
+        append(&|out| put_record(out, first + 1, &[part]));
     }
 }
 
@@ -452,7 +458,12 @@ impl Encoded {
     #[inline]
     pub fn push(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<(), EncodeError> {
         check_outgoing(kind, name, body)?;
-        put_message(&mut self.bytes, MESSAGE_JSON, Label::Name(kind, name), body);
+        let label = Label::Name(kind, name);
+        if body.len() > RECORD_BYTES_MAX {
+            self.bytes
+                .reserve(name.len() + rest_bytes_max(body.len()) + 16);
+        }
+        put_message(MESSAGE_JSON, label, body, |put| put(&mut self.bytes));
         self.body_max = self.body_max.max(body.len() as u32);
         self.count += 1;
         Ok(())

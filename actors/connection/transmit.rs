@@ -5,10 +5,11 @@ use mischief_reactor::Instant;
 use super::cipher::CipherError;
 use super::error::Error;
 use super::frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_PLAINTEXT_TARGET};
-use super::machine::{APPLICATION, Connection, Due, GOSSIP, LastWords, Phase, STREAM_IDS, seconds};
+use super::machine::{Connection, seconds};
 use super::record::{
     ACCEPT, CLOSE, LIMITS, PADDING, PING, PONG, RECORD_HEADER_BYTES, REKEY, WINDOW, put_record,
 };
+use super::state::{APPLICATION, Due, GOSSIP, LastWords, Phase, STREAM_IDS};
 
 /// A class that waits gets one record into every so many frames, however much the classes above it have to send.
 const PASSED_OVER_MAX: u8 = 15;
@@ -89,7 +90,7 @@ impl Connection {
             return Ok(false);
         }
         self.write_padding(out, body);
-        let is_rekeying = self.is_rekey_due(now);
+        let is_rekeying = !is_closing && self.is_rekey_due(now);
         if is_rekeying {
             put_record(out, REKEY, &[]);
         }

@@ -101,8 +101,20 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         for request in self.dials.take_requests_for(&peer) {
             self.answer_connected(request, kept);
         }
-        if let Some(dial) = dial {
-            self.dials.remove(dial);
+        if let Some(dialling) = dial.and_then(|dial| self.dials.remove(dial)) {
+            // The dial is over, so whoever is left gets an answer now.
+            for asked in dialling.asked {
+                match asked.expected.filter(|expected| *expected != peer) {
+                    None => self.answer_connected(asked.request, kept),
+                    Some(expected) => {
+                        let error = ConnectError::WrongPeer {
+                            expected,
+                            found: peer,
+                        };
+                        self.answer_connect(asked.request, Err(error));
+                    }
+                }
+            }
         }
     }
 

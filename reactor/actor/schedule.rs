@@ -140,10 +140,12 @@ impl Core {
                 self.read_clock();
             }
             // Answers to the questions of these very messages may be here already.
-            if self.remote().has_mail() {
+            if self.remote().has_mail() || !self.system.is_empty() {
+                if self.handled > 0 {
+                    // What follows has its own time taken.
+                    self.read_clock();
+                }
                 self.collect_mail();
-            }
-            if !self.system.is_empty() {
                 self.drain_system();
             }
         }

@@ -10,6 +10,7 @@ use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::endpoint::parse_listen_addr;
 use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY_BYTES_MAX};
 use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
 use super::dispatch::{Callbacks, Hub};
@@ -34,6 +35,8 @@ pub struct Limits {
     pub connection: ConnectionLimits,
     /// Times of each connection.
     pub timing: ConnectionTiming,
+    /// How many peers, and how long deciding about them may take. [`NodeBuilder::max_peers`] goes before it.
+    pub peers: PeersLimits,
     /// Of connections that are being accepted.
     pub admission: AdmissionLimits,
     /// Of connections that are being made.
@@ -48,6 +51,7 @@ impl Default for Limits {
             runtime: mischief_reactor::Limits::default(),
             connection: ConnectionLimits::default(),
             timing: ConnectionTiming::default(),
+            peers: PeersLimits::default(),
             admission: AdmissionLimits::default(),
             dial: DialConfig::default(),
             reassembly_bytes_max: REASSEMBLY_BYTES_MAX,
@@ -67,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) max_inbound: Option<u32>,
     pub(crate) cores: usize,
     pub(crate) network_key: Option<NetworkKey>,
+    pub(crate) aes_hardware: Option<bool>,
     pub(crate) limits: Limits,
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
@@ -121,6 +126,7 @@ impl NodeBuilder {
             max_inbound: None,
             cores: 1,
             network_key: None,
+            aes_hardware: None,
             limits: Limits::default(),
             callbacks: Callbacks::default(),
             runtime: None,
@@ -208,6 +214,13 @@ impl NodeBuilder {
     /// The key of a private network: only nodes with the same key connect.
     pub fn network_key(mut self, key: NetworkKey) -> NodeBuilder {
         self.0.network_key = Some(key);
+        self
+    }
+
+    /// Whether to offer AES-256-GCM, which is used when both sides offer it and ChaCha20-Poly1305 otherwise. Without this a
+    /// node offers it where the processor computes it in hardware, and in a simulation never.
+    pub fn aes_hardware(mut self, is_offered: bool) -> NodeBuilder {
+        self.0.aes_hardware = Some(is_offered);
         self
     }
 

@@ -211,7 +211,7 @@ impl Hub {
                 let mut run = Run::new(self);
                 run.event(&event);
             }
-            _ => drop(self.push(|batch| batch.push_event(event))),
+            _ => drop(self.push(None, |batch| batch.push_event(event))),
         }
     }
 
@@ -352,10 +352,12 @@ impl Hub {
         Some(batch)
     }
 
-    /// Puts something into the queue and wakes whoever takes it out. `false`: the node has stopped.
-    fn push(&self, add: impl FnOnce(&mut Batch)) -> bool {
+    /// Puts something into the queue and wakes whoever takes it out. `false`: it is not wanted any more.
+    ///
+    /// Nothing of a peer comes after the event that it is gone: `link` was muted before that event took the same lock.
+    fn push(&self, link: Option<&Link>, add: impl FnOnce(&mut Batch)) -> bool {
         let mut queue = self.queue.lock();
-        if queue.is_closed {
+        if queue.is_closed || link.is_some_and(Link::is_muted) {
             return false;
         }
         add(&mut queue.filling);
@@ -476,12 +478,15 @@ impl Deliver for Hub {
             return self.pass_over(link, records.count_messages(), records.len());
         }
         if self.callbacks == Callbacks::Inline {
-            return Run::new(self).records(link, records.as_bytes(), false);
+            if !link.is_muted() {
+                Run::new(self).records(link, records.as_bytes(), false);
+            }
+            return;
         }
         // Before it can be handled, and taken off again.
         let memory = self.handle.memory();
         memory.adjust(MemoryKind::Payloads, 0, records.len());
-        if !self.push(|batch| batch.push_run(link, records.as_bytes())) {
+        if !self.push(Some(link), |batch| batch.push_run(link, records.as_bytes())) {
             memory.give(MemoryKind::Payloads, records.len());
         }
     }
@@ -493,11 +498,14 @@ impl Deliver for Hub {
             return self.pass_over(link, 1, credit as usize);
         }
         if self.callbacks == Callbacks::Inline {
-            return Run::new(self).large(link, &message);
+            if !link.is_muted() {
+                Run::new(self).large(link, &message);
+            }
+            return;
         }
         let memory = self.handle.memory();
         memory.adjust(MemoryKind::Payloads, 0, bytes);
-        if !self.push(|batch| batch.push_large(link, message)) {
+        if !self.push(Some(link), |batch| batch.push_large(link, message)) {
             memory.give(MemoryKind::Payloads, bytes);
         }
     }

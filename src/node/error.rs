@@ -1,30 +1,24 @@
 //! Why a call failed.
 
-use std::error::Error;
 use std::io;
-use std::sync::Arc;
 
-use mischief_actors::connection::dial::AddrError;
+use mischief_actors::connection::endpoint::AddrError;
+use mischief_actors::peers;
 use mischief_reactor::AskError;
 
 use crate::data_dir::DataDirError;
 use crate::identity_file::IdentityError;
 
 /// Why no connection came about.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address cannot be read.
     #[error(transparent)]
     BadAddr(#[from] AddrError),
     /// Nobody was there, or one of the two nodes did not want the connection.
-    #[error("{error}")]
-    Failed {
-        /// The stable name in the machine interface.
-        kind: &'static str,
-        /// What happened at each address.
-        error: Arc<dyn Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Failed(#[from] peers::ConnectError),
     /// No answer of this node itself.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -35,7 +29,7 @@ impl ConnectError {
     pub fn kind(&self) -> &'static str {
         match self {
             ConnectError::BadAddr(error) => error.kind(),
-            ConnectError::Failed { kind, .. } => kind,
+            ConnectError::Failed(error) => error.kind(),
             ConnectError::Node(error) => error.kind(),
         }
     }
@@ -146,7 +140,4 @@ pub enum StartError {
     /// The runtime did not answer: it is shutting down, or this is one of its core threads.
     #[error("the runtime does not answer: {0}")]
     NoAnswer(#[from] AskError),
-    /// The actors that make connections are not part of this build.
-    #[error("this build has no network")]
-    NoNetwork,
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
+use mischief_actors::peers::Direction;
 use mischief_reactor::WaitError;
 use parking_lot::Mutex;
 
 use super::dispatch::Hub;
-use super::info::Direction;
 use super::pending::block_on;
 
 /// Events that a queue made by [`Node::events`](super::Node::events) holds.

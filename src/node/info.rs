@@ -4,27 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mischief_actors::identity::PeerId;
+use mischief_actors::peers::Direction;
 use mischief_reactor::WallTime;
 use serde::Serialize;
-
-/// Who dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Direction {
-    /// The peer.
-    Inbound,
-    /// This node.
-    Outbound,
-}
-
-impl Direction {
-    /// `"in"` or `"out"`: its name in the machine interface.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Direction::Inbound => "in",
-            Direction::Outbound => "out",
-        }
-    }
-}
 
 /// A connected peer at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use super::builder::Settings;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
-use super::info::{Direction, PeerInfo};
+use super::info::PeerInfo;
 use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
@@ -149,10 +149,12 @@ impl Listening {
 }
 
 fn peers_limits(settings: &Settings) -> PeersLimits {
-    let mut limits = match settings.max_peers {
-        Some(max) => PeersLimits::with_peers_max(max),
-        None => PeersLimits::default(),
-    };
+    let mut limits = settings.limits.peers;
+    if let Some(max) = settings.max_peers {
+        limits.peers_max = max;
+        limits.inbound_max = max;
+        limits.outbound_max = max;
+    }
     if let Some(max) = settings.max_inbound {
         limits.inbound_max = max;
     }
@@ -183,7 +185,9 @@ impl ConfigMaker {
             protocol: ProtocolHash::new(name, version).ok_or(StartError::BadProtocol)?,
             reassembly: ByteBudget::new(settings.limits.reassembly_bytes_max),
             // What a simulation does must not depend on the machine it runs on.
-            aes_hardware: !handle.is_simulated() && has_aes_hardware(),
+            aes_hardware: settings
+                .aes_hardware
+                .unwrap_or_else(|| !handle.is_simulated() && has_aes_hardware()),
         })
     }
 
@@ -247,7 +251,7 @@ impl Observer for Face {
             &link,
             Announced {
                 addr: *addr,
-                direction: direction_of(*direction),
+                direction: *direction,
                 suite: suite.name(),
                 name: name.as_deref().map(Arc::from),
             },
@@ -261,13 +265,6 @@ impl Observer for Face {
         if let Some(link) = self.hub.directory.get(id) {
             self.hub.disconnected(&link, *reason);
         }
-    }
-}
-
-fn direction_of(direction: mischief_actors::peers::Direction) -> Direction {
-    match direction {
-        mischief_actors::peers::Direction::Inbound => Direction::Inbound,
-        mischief_actors::peers::Direction::Outbound => Direction::Outbound,
     }
 }
 
@@ -367,12 +364,7 @@ impl Backend for Arc<Actors> {
         let question = |reply: Reply<Result<PeerId, ConnectError>>| PeersMessage::Connect {
             endpoint,
             expected,
-            reply: reply.map(|result: Result<_, mischief_actors::peers::ConnectError>| {
-                result.map_err(|error| ConnectError::Failed {
-                    kind: error.kind(),
-                    error: Arc::new(error),
-                })
-            }),
+            reply: reply.map(|result: Result<_, _>| result.map_err(ConnectError::Failed)),
         };
         self.handle
             .ask(&self.peers, question, self.connect_deadline)
@@ -441,7 +433,7 @@ fn not_connected(result: Result<(), NotConnected>) -> Result<(), NodeError> {
 }
 
 fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
-    let mut info = PeerInfo::new(record.id, record.addr, direction_of(record.direction));
+    let mut info = PeerInfo::new(record.id, record.addr, record.direction);
     info.name = record.name.as_deref().map(str::to_owned);
     info.since = since;
     info.suite = record.suite.name();

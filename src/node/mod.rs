@@ -9,7 +9,7 @@
 //! | file | what |
 //! |---|---|
 //! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
-//! | `wiring.rs` | what the node asks of its actors, and what they tell it |
+//! | `wiring.rs`, `launch.rs` | what the node asks of its actors and what they tell it; how they are spawned |
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
@@ -56,7 +56,8 @@ pub use dispatch::Callbacks;
 pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
-pub use info::{Direction, NodeStats, PeerInfo};
+pub use info::{NodeStats, PeerInfo};
+pub use mischief_actors::peers::Direction;
 pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
 

@@ -9,12 +9,13 @@ use mischief_actors::connection::Link;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
+use mischief_actors::peers::Direction;
 use mischief_reactor::Answer;
 
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError};
 use super::events::NodeEvent;
-use super::info::{Direction, PeerInfo};
+use super::info::PeerInfo;
 
 /// What a node asks of the actors behind it. Every answer has a deadline of its own.
 pub(crate) trait Backend: Send + Sync {
@@ -50,8 +51,8 @@ pub(crate) struct Announced {
     pub(crate) name: Option<Arc<str>>,
 }
 
-/// What the actors tell the node. Whoever calls these does so in the order of a connection's life: [`Hub::connected`]
-/// before the connection may deliver, [`Hub::disconnected`] after it has delivered its last.
+/// What the actors tell the node. [`Hub::connected`] comes before the connection may deliver; what it delivers after
+/// [`Hub::disconnected`] is dropped.
 impl Hub {
     /// The connection is in use. A second one to the same peer takes the place of the first without an event.
     pub(crate) fn connected(&self, link: &Arc<Link>, about: Announced) {
@@ -68,6 +69,7 @@ impl Hub {
 
     /// The connection has ended. Of one that was replaced nothing is said.
     pub(crate) fn disconnected(&self, link: &Arc<Link>, reason: DisconnectReason) {
+        link.mute();
         if self.directory.remove(link) {
             let peer = *link.peer();
             self.announce(NodeEvent::PeerDisconnected { peer, reason });

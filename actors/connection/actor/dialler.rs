@@ -326,6 +326,9 @@ impl Actor for Dialler {
                 self.drain(dial, cx);
             }
             DiallerMessage::DialAlso { dial, endpoint } => {
+                if let Some(dialling) = self.dials.get_mut(&dial) {
+                    dialling.machine.handle_lookup();
+                }
                 self.add_endpoint(dial, &endpoint, cx);
                 self.drain(dial, cx);
             }

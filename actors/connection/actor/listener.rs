@@ -93,7 +93,7 @@ impl Listener {
         if cx.is_memory_short() {
             return cx.close(socket, true);
         }
-        let Ok(admitted) = self.common.admission.admit(now, from.ip(), cx.id()) else {
+        let Ok(admitted) = self.common.admission.admit(now, from.ip()) else {
             return cx.close(socket, true);
         };
         if let Some(evicted) = admitted.evicted {

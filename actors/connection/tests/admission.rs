@@ -26,8 +26,9 @@ fn limits() -> AdmissionLimits {
 
 #[track_caller]
 fn admit(door: &Admission<u32>, now: Instant, from: IpAddr, owner: u32) -> Ticket<u32> {
-    let admitted = door.admit(now, from, owner).unwrap();
+    let admitted = door.admit(now, from).unwrap();
     assert_eq!(admitted.evicted, None);
+    assert!(admitted.ticket.set_owner(owner));
     admitted.ticket
 }
 
@@ -144,7 +145,7 @@ fn at_the_cap_the_one_silent_longest_of_the_fullest_prefix_goes() {
     let _e = admit(&door, at(5), v4(198, 51, 100, 1), 5);
     assert!(_a.heard(at(6)));
     // The lone socket is silent for longer, but 192.0.2.0/24 is the fullest, and in it 192.0.2.1; `_a` has spoken.
-    let admitted = door.admit(at(300), v4(203, 0, 113, 1), 6).unwrap();
+    let admitted = door.admit(at(300), v4(203, 0, 113, 1)).unwrap();
     assert_eq!(admitted.evicted, Some(2));
     assert!(!b.heard(at(301)), "the evicted one learns it");
     assert_eq!(b.start(at(301)), Start::Evicted);
@@ -170,6 +171,26 @@ fn at_the_cap_the_one_silent_longest_of_the_fullest_prefix_goes() {
 }
 
 #[test]
+fn an_evicted_socket_learns_it_whatever_it_does_next() {
+    let door = new(AdmissionLimits {
+        sockets_max: 1,
+        ..limits()
+    });
+    let first = door.admit(at(0), v4(10, 0, 0, 1)).unwrap().ticket;
+    // It has no owner yet, so nobody can be told.
+    let second = door.admit(at(1), v4(10, 0, 0, 1)).unwrap();
+    assert_eq!(second.evicted, None);
+    assert!(!first.set_owner(1) && !first.heard(at(2)));
+    assert_eq!(first.start(at(2)), Start::Evicted);
+    assert!(!first.finish(), "its handshake counts for nothing");
+    assert!(second.ticket.set_owner(2));
+    goes(&second.ticket, at(3));
+    assert!(second.ticket.finish());
+    assert_eq!(door.counts().sockets, 0);
+    check(&door);
+}
+
+#[test]
 fn a_newcomer_never_evicts_from_an_emptier_prefix() {
     let door = new(AdmissionLimits {
         sockets_max: 10,
@@ -183,13 +204,13 @@ fn a_newcomer_never_evicts_from_an_emptier_prefix() {
         .iter()
         .for_each(|ticket| assert_ne!(ticket.start(at(0)), Start::Evicted));
     let good = admit(&door, at(1), v4(203, 0, 113, 1), 100);
-    assert_eq!(door.admit(at(2), v4(192, 0, 2, 1), 9).unwrap_err(), Denied);
+    assert_eq!(door.admit(at(2), v4(192, 0, 2, 1)).unwrap_err(), Denied);
     assert!(good.heard(at(3)));
     // A second honest node gets the place of a waiting flooder.
-    let admitted = door.admit(at(4), v4(198, 51, 100, 1), 101).unwrap();
+    let admitted = door.admit(at(4), v4(198, 51, 100, 1)).unwrap();
     assert!(admitted.evicted.is_some_and(|owner| owner < 9));
     // And a neighbour of the flood as well: the flood's address is fuller than the neighbour's.
-    let neighbour = door.admit(at(5), v4(192, 0, 2, 77), 102).unwrap();
+    let neighbour = door.admit(at(5), v4(192, 0, 2, 77)).unwrap();
     assert!(neighbour.evicted.is_some_and(|owner| owner < 9));
     check(&door);
     assert_eq!(door.counts().denied, 1);
@@ -314,7 +335,8 @@ fn flood(kind: Flood, from: impl Fn(u32) -> IpAddr, honest: IpAddr) {
     let mut went_in = None;
     for n in 0..20_000u32 {
         let ms = u64::from(n) / 5;
-        if let Ok(admitted) = door.admit(at(ms), from(n), n) {
+        if let Ok(admitted) = door.admit(at(ms), from(n)) {
+            assert!(admitted.ticket.set_owner(n));
             match kind {
                 Flood::Silent => {}
                 Flood::OneByte => assert!(admitted.ticket.heard(at(ms))),
@@ -327,7 +349,7 @@ fn flood(kind: Flood, from: impl Fn(u32) -> IpAddr, honest: IpAddr) {
         }
         // The flood's sockets have the deadline of every handshake, 10 s, which never comes here; and the flood closes none.
         if n == 10_000 {
-            good = Some(door.admit(at(ms), honest, u32::MAX).unwrap().ticket);
+            good = Some(door.admit(at(ms), honest).unwrap().ticket);
         }
         // The honest peer's bytes are read 50 accepts later, and it asks again every 20 ms.
         let asks = n >= 10_050 && (n - 10_050).is_multiple_of(100) && went_in.is_none();
@@ -429,7 +451,8 @@ fn random_histories_keep_the_counts() {
             match below(5) {
                 0 | 1 => {
                     let from = v4(10, 0, below(8) as u8, below(3) as u8);
-                    if let Ok(admitted) = door.admit(now, from, n) {
+                    if let Ok(admitted) = door.admit(now, from) {
+                        assert!(admitted.ticket.set_owner(n));
                         assert!(
                             admitted.evicted.is_none_or(|owner| gone.insert(owner)),
                             "seed {seed}: evicted twice"
@@ -487,7 +510,8 @@ fn four_cores_at_once_stay_within_the_caps() {
                 for n in 0..5_000u32 {
                     let now = at(u64::from(n));
                     let from = v4(10, 0, (n * 7 % 11) as u8, (n % 3) as u8);
-                    if let Ok(admitted) = door.admit(now, from, core * 10_000 + n) {
+                    if let Ok(admitted) = door.admit(now, from) {
+                        admitted.ticket.set_owner(core * 10_000 + n);
                         let _ = admitted.ticket.start(now);
                         tickets.push_back(admitted.ticket);
                     }

@@ -268,6 +268,24 @@ fn a_name_without_addresses_says_so() {
 }
 
 #[test]
+fn every_lookup_is_waited_for() {
+    let mut dial = new();
+    dial.handle_lookup();
+    dial.handle_addresses(at(0), Families::Both, &[v6(1)]);
+    dial.handle_addresses(at(0), Families::None, &[v4(7)]);
+    dial.handle_failed(at(20), AttemptId(0), AttemptFailure::ConnectionRefused);
+    dial.handle_failed(at(40), AttemptId(1), AttemptFailure::ConnectionRefused);
+    assert_eq!(connects(&mut dial), [v6(1), v4(7)]);
+    assert_eq!(dial.poll_event(), None, "the second name is not known yet");
+    dial.handle_addresses(at(5000), Families::Both, &[v4(1)]);
+    assert_eq!(connects(&mut dial), [v4(1)]);
+    dial.handle_failed(at(5001), AttemptId(2), AttemptFailure::Unreachable);
+    assert!(
+        matches!(failed(&mut dial), DialError::AllFailed { attempts, .. } if attempts.len() == 3)
+    );
+}
+
+#[test]
 fn at_most_eight_addresses_are_tried_and_each_once() {
     let mut dial = new();
     let mut addrs: Vec<SocketAddr> = (1..=30).flat_map(|n| [v6(n), v6(n)]).collect();

@@ -6,13 +6,13 @@ mod handshake;
 mod hostile;
 mod interop;
 mod messages;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mischief_reactor::{Instant, Random};
 
-use super::QueueError as SendError;
 use super::*;
 use crate::identity::Identity;
 

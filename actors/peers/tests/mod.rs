@@ -1,3 +1,4 @@
 //! Tests of the whole machine.
 
+mod machine;
 mod race;

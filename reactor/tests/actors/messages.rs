@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mischief_reactor::{Child, Event, MailboxLimits, SendError, TrySendError};
+use mischief_reactor::{Child, Context, Event, MailboxLimits, SendError, TrySendError};
 
 use crate::fixture::Fixture;
 use crate::puppet::{
@@ -341,14 +341,16 @@ pub fn stuck<F: Fixture>(f: &F) -> (mischief_reactor::Address<Puppet>, Log) {
     tell(&f.handle(), &address, |_, _| {
         Err(Failure::new("on purpose"))
     });
-    f.until(|| log.has(&Seen::Dropped) && queued(f) == 0);
+    f.until(|| log.has(&Seen::Dropped) && queued(f, &address) == 0);
     (address, log)
 }
 
-/// Messages that count as waiting, over all actors.
-pub fn queued<F: Fixture>(f: &F) -> u32 {
+/// Messages that count as waiting for an actor.
+pub fn queued<F: Fixture>(f: &F, address: &mischief_reactor::Address<Puppet>) -> u32 {
     let snapshot = f.handle().snapshot().expect("answers");
-    snapshot.actors().map(|actor| actor.queued).sum()
+    let mut actors = snapshot.actors();
+    let actor = actors.find(|actor| actor.id == address.id());
+    actor.map_or(0, |actor| actor.queued)
 }
 
 /// What waits for an actor that is being made anew counts as waiting, from wherever it came.
@@ -381,19 +383,23 @@ pub fn room_is_shared_out_fairly<F: Fixture>() {
     let (receiver, log) = puppet(&f, 0);
     let senders: Vec<_> = (0..3).map(|_| puppet(&f, 0).0).collect();
     let per_sender = 3000;
-    for (index, sender) in senders.iter().enumerate() {
-        let first = index as u32 * 10_000;
-        tell(&f.handle(), sender, move |me, cx| {
-            let mut next = first;
-            flood(cx, receiver, &mut next, first + per_sender);
-            me.react = Some(Box::new(move |event, cx| {
-                let Event::Ready(_) = event else { return false };
+    // All begin in the same turn.
+    order(&f.handle(), &senders[0].clone(), move |_, cx| {
+        for (index, sender) in senders.iter().enumerate() {
+            let first = index as u32 * 10_000;
+            let begin = move |me: &mut Puppet, cx: &mut Context<'_, Puppet>| {
+                let mut next = first;
                 flood(cx, receiver, &mut next, first + per_sender);
-                true
-            }));
-            Ok(())
-        });
-    }
+                me.react = Some(Box::new(move |event, cx| {
+                    let Event::Ready(_) = event else { return false };
+                    flood(cx, receiver, &mut next, first + per_sender);
+                    true
+                }));
+                Ok(())
+            };
+            cx.send(sender, Order::Do(Box::new(begin))).expect("room");
+        }
+    });
     f.until(|| log.numbers().len() == 3 * per_sender as usize);
     // When the first has all through, the others have a fair part of theirs.
     let numbers = log.numbers();

@@ -178,3 +178,23 @@ fn events_for_callbacks_are_bounded_and_messages_are_not_lost() {
     assert_eq!(seen.last(), Some(&Err(NodeEvent::Lost { count: 976 })));
     assert_eq!(fixture.node.stats().events_lost, 976);
 }
+
+#[test]
+fn what_comes_after_the_end_of_a_connection_was_told_is_dropped() {
+    for callbacks in [Callbacks::Thread, Callbacks::Pump, Callbacks::Inline] {
+        let fixture = Fixture::new(callbacks);
+        let link = fixture.connect(1);
+        let (seen, log) = mpsc::channel();
+        fixture
+            .node
+            .on_bytes(move |_, bytes| seen.send(bytes.len()).unwrap());
+        fixture.receive(&link, &[(Kind::Bytes, "", b"1")]);
+        fixture.disconnect(&link);
+        fixture.receive(&link, &[(Kind::Bytes, "", b"22")]);
+        let large = LargeMessage::new(Kind::Bytes, "", &[1; 100_000], 100_050);
+        fixture.hub.large(&link, large);
+        fixture.node.stop(SOON);
+        fixture.node.pump(Duration::ZERO);
+        assert_eq!(log.try_iter().collect::<Vec<_>>(), [1]);
+    }
+}

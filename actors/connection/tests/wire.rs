@@ -1,0 +1,277 @@
+//! The vectors of docs/wire.md: what the code says is what is committed, and an independent decoder understands it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn path(inside: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(inside)
+}
+
+/// Secrets from a name, so that the vectors never change by themselves.
+fn secret(name: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    digest.as_ref().try_into().unwrap()
+}
+
+/// Hands out one value, as the ephemeral key.
+struct Fixed([u8; 32]);
+
+impl Random for Fixed {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0);
+    }
+}
+
+fn node(vector: &str, role: &str) -> Config {
+    let identity = Identity::from_seed(&secret(&format!("{vector} {role} identity")));
+    let static_key = StaticKey::from_secret(&secret(&format!("{vector} {role} static")));
+    let mut config = Config::new(
+        Arc::new(identity),
+        static_key,
+        ProtocolHash::new("vectors", "1.0").unwrap(),
+    );
+    config.agent = "mischief/vectors".into();
+    config
+}
+
+fn pair(vector: &str, change: impl Fn(&mut Config, Role)) -> Pair {
+    let mut dialler = node(vector, "dialler");
+    let mut responder = node(vector, "responder");
+    change(&mut dialler, Role::Dialler);
+    change(&mut responder, Role::Responder);
+    let (dialler, responder) = (Arc::new(dialler), Arc::new(responder));
+    let ephemeral = |role: &str| Fixed(secret(&format!("{vector} {role} ephemeral")));
+    let now = Instant::from_nanos(1);
+    let remote = |text: &str| Some(text.parse().unwrap());
+    let mut pair = Pair::new(config(1), config(2));
+    pair.now = now;
+    pair.dialler = Side::new(Connection::dialler(
+        &dialler,
+        now,
+        &mut ephemeral("dialler"),
+        None,
+        remote("192.0.2.2:9000"),
+    ));
+    pair.responder = Side::new(Connection::responder(
+        &responder,
+        now,
+        &mut ephemeral("responder"),
+        remote("[2001:db8::1]:40000"),
+    ));
+    pair
+}
+
+/// A body in hex, or a long one by its length and SHA-256.
+fn body_value(body: &[u8]) -> Value {
+    if body.len() <= 64 {
+        return json!(hex(body));
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, body);
+    json!({"bytes": body.len(), "sha256": hex(digest.as_ref())})
+}
+
+fn received(side: &Side) -> Vec<Value> {
+    let value = |received: &Received| match received {
+        Received::Message(kind, name, body) => {
+            json!({"message": format!("{kind:?}").to_lowercase(), "name": name, "body": body_value(body)})
+        }
+        Received::Channel(class, channel, body) => {
+            json!({"channel": channel, "class": format!("{class:?}").to_lowercase(), "body": body_value(body)})
+        }
+        Received::Opened(stream, channel, header) => {
+            json!({"opened": stream.0, "channel": channel, "header": hex(header)})
+        }
+        Received::Data(stream, bytes) => json!({"data": stream.0, "body": body_value(bytes)}),
+        Received::Ended(stream) => json!({"ended": stream.0}),
+        Received::Reset(stream, code) => json!({"reset": stream.0, "code": code}),
+        Received::Stopped(stream, code) => json!({"stopped": stream.0, "code": code}),
+    };
+    side.inbox.received.iter().map(value).collect()
+}
+
+fn end(side: &Side) -> Value {
+    match side.closed() {
+        None => Value::Null,
+        Some(Error::Refused(code)) => json!({"refused": code.number()}),
+        Some(Error::ClosedByPeer { code, reason }) => {
+            json!({"closed": code.number(), "reason": reason})
+        }
+        Some(error) => json!({"error": error.kind()}),
+    }
+}
+
+fn node_value(vector: &str, role: &str, side: &Side) -> Value {
+    let config = &side.connection.config;
+    json!({
+        "identity_seed": hex(&secret(&format!("{vector} {role} identity"))),
+        "peer_id": config.identity.peer_id().to_string(),
+        "static_secret": hex(&secret(&format!("{vector} {role} static"))),
+        "ephemeral_secret": hex(&secret(&format!("{vector} {role} ephemeral"))),
+        "sends": hex(&side.sent),
+        "receives": received(side),
+        "end": end(side),
+    })
+}
+
+fn value(vector: &str, network_key: Option<[u8; 32]>, pair: &Pair) -> Value {
+    let suite = pair.dialler.events.iter().find_map(|event| match event {
+        Event::Authenticated(authenticated) => Some(authenticated.suite.number()),
+        _ => None,
+    });
+    json!({
+        "name": vector,
+        "network_key": network_key.map(|key| hex(&key)),
+        "protocol": ["vectors", "1.0"],
+        "suite": suite,
+        "dialler": node_value(vector, "dialler", &pair.dialler),
+        "responder": node_value(vector, "responder", &pair.responder),
+    })
+}
+
+/// A connection on which everything is said once.
+fn conversation(vector: &str, aes: bool, network_key: Option<[u8; 32]>, has_large: bool) -> Value {
+    let mut pair = pair(vector, |config, role| {
+        config.aes_hardware = aes;
+        config.network_key = network_key.as_ref().map(NetworkKey::from_bytes);
+        config.timing.rekey_frames = 3;
+        config.padding = role == Role::Responder;
+        if role == Role::Dialler {
+            config.name = Some("Ratatöskr".into());
+            config.features = 0x8000_0000_0000_0001;
+            config.listen = vec![
+                "192.0.2.1:9000".parse().unwrap(),
+                "[2001:db8::1]:9000".parse().unwrap(),
+            ];
+        }
+    });
+    pair.run();
+    let length = if has_large { 20_000u32 } else { 200 };
+    let large: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+    let dialler = &mut pair.dialler.connection;
+    dialler
+        .send(Kind::Json, "chat", br#"{"text":"hello"}"#)
+        .unwrap();
+    dialler
+        .send(Kind::Text, "", "grüß dich".as_bytes())
+        .unwrap();
+    dialler.send(Kind::Bytes, "raw", &[0, 1, 2, 255]).unwrap();
+    dialler.send(Kind::Bytes, "large", &large).unwrap();
+    dialler.send_channel(Class::Control, 1, b"urgent").unwrap();
+    dialler
+        .send_channel(Class::Application, 2, b"in order")
+        .unwrap();
+    dialler.send_channel(Class::Gossip, 3, b"rumour").unwrap();
+    dialler.send_channel(Class::Gossip, 3, &large).unwrap();
+    pair.run();
+    let dialler = &mut pair.dialler.connection;
+    let stream = dialler.open_bulk(9, b"a file").unwrap();
+    dialler.write_bulk(stream, &mut large.clone()).unwrap();
+    dialler.end_bulk(stream).unwrap();
+    let given_up = dialler.open_bulk(9, b"").unwrap();
+    dialler.reset_bulk(given_up, 7).unwrap();
+    pair.run();
+    let (dialler, responder) = (&mut pair.dialler.connection, &mut pair.responder.connection);
+    dialler.ping(pair.now);
+    responder.set_message_max(16 << 20);
+    pair.run();
+    for index in 0..4 {
+        pair.responder
+            .connection
+            .send(Kind::Text, "", format!("back {index}").as_bytes())
+            .unwrap();
+        pair.run();
+    }
+    pair.responder
+        .connection
+        .close(pair.now, CloseCode::ShuttingDown, "good night");
+    pair.run();
+    let count = if has_large { 14 } else { 13 };
+    assert_eq!(pair.responder.inbox.received.len(), count);
+    assert_eq!(pair.dialler.messages(), 4);
+    value(vector, network_key, &pair)
+}
+
+fn refusal(vector: &str, keys: [Option<[u8; 32]>; 2], change: impl Fn(&mut Config, Role)) -> Value {
+    let mut pair = pair(vector, |config, role| {
+        let key = keys[usize::from(role == Role::Responder)];
+        config.network_key = key.as_ref().map(NetworkKey::from_bytes);
+        change(config, role);
+    });
+    pair.responder.accepts = false;
+    pair.run();
+    if pair.responder.closed().is_none() {
+        pair.responder
+            .connection
+            .close(pair.now, CloseCode::Banned, "");
+        pair.run();
+    }
+    value(vector, keys[0], &pair)
+}
+
+fn vectors() -> Value {
+    let key = Some(secret("network key"));
+    let newer = |config: &mut Config, role| {
+        if role == Role::Responder {
+            config.preface = Preface::new(2..=3, config.preface.protocol());
+        }
+    };
+    let other = |config: &mut Config, role| {
+        if role == Role::Responder {
+            config.preface = Preface::new(1..=1, ProtocolHash::new("vectors", "2.0").unwrap());
+        }
+    };
+    json!({
+        "about": "Made by the test `wire` of actors/connection; read by docs/wire-decode.py. See docs/wire.md.",
+        "vectors": [
+            conversation("chachapoly", false, None, true),
+            conversation("aes", true, None, false),
+            conversation("private network", false, key, false),
+            refusal("another wire version", [None, None], newer),
+            refusal("another protocol", [None, None], other),
+            refusal("a key that the responder lacks", [key, None], |_, _| {}),
+            refusal("a key that the dialler lacks", [None, key], |_, _| {}),
+            refusal("another key", [key, Some([1; 32])], |_, _| {}),
+            refusal("banned", [None, None], |_, _| {}),
+        ],
+    })
+}
+
+#[test]
+fn the_committed_vectors_are_what_the_code_says() {
+    let file = path("tests/vectors/wire.json");
+    let mut text = serde_json::to_string_pretty(&vectors()).unwrap();
+    text.push('\n');
+    if std::env::var_os("MISCHIEF_WRITE_VECTORS").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(&file).unwrap();
+    let hint = "the wire format has changed; if that is meant, run this test with MISCHIEF_WRITE_VECTORS=1";
+    assert!(committed.replace("\r\n", "\n") == text, "{hint}");
+}
+
+#[test]
+fn an_independent_decoder_reads_the_vectors() {
+    let has_package = Command::new("python3")
+        .args(["-c", "import cryptography"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !has_package {
+        println!("SKIPPED: there is no python3 with the package `cryptography`");
+        return;
+    }
+    let output = Command::new("python3")
+        .arg(path("docs/wire-decode.py"))
+        .arg(path("tests/vectors/wire.json"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success());
+    assert!(said.ends_with("9 vectors hold\n"), "{said:?}");
+}

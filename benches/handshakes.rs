@@ -1,0 +1,101 @@
+//! How many sides of handshakes does one core complete in a second, with the signatures of the identities?
+//!
+//! One listening node and many diallers, each with an identity of its own, share a runtime of one core, which does both
+//! sides' work: sockets, keys, signatures, the peers actor's decision, the answer to `connect`.
+
+use std::time::{Duration, Instant};
+
+use mischief::{Limits, Node};
+use mischief_benches::harness::{Bench, Budget};
+use mischief_benches::system::{process_cpu, raise_open_files, threads_cpu};
+use mischief_reactor::Runtime;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn main() {
+    let bench = Bench::new("handshakes");
+    raise_open_files();
+    let count = bench.size(2000, 20);
+    let runs: Vec<Cost> = (0..bench.runs()).map(|_| run(count)).collect();
+    let pick = |value: fn(&Cost) -> f64| -> Vec<f64> { runs.iter().map(value).collect() };
+    bench.figure(
+        "sides per second of the core's time",
+        "k/s",
+        Budget::AtLeast(3.3),
+        &pick(|cost| cost.per_core),
+    );
+    bench.figure(
+        "sides per second of all time used",
+        "k/s",
+        Budget::None,
+        &pick(|cost| cost.per_process),
+    );
+    bench.figure(
+        "sides per second on the clock",
+        "k/s",
+        Budget::None,
+        &pick(|cost| cost.per_wall),
+    );
+}
+
+struct Cost {
+    per_core: f64,
+    per_process: f64,
+    per_wall: f64,
+}
+
+fn run(count: usize) -> Cost {
+    let runtime = Runtime::builder()
+        .cores(1)
+        .start()
+        .expect("a thread can be started");
+    let handle = runtime.handle();
+    let node = || {
+        Node::builder()
+            .ephemeral()
+            .protocol("bench", "1")
+            .runtime(&handle)
+    };
+    let mut limits = Limits::default();
+    let places = &mut limits.admission;
+    (places.sockets_max, places.handshakes_max) = (count as u32, 64);
+    (
+        places.handshakes_per_address_max,
+        places.handshakes_per_prefix_max,
+    ) = (64, 64);
+    (places.rate_per_second, places.rate_burst) = (1_000_000, 1_000_000);
+    let listener = node()
+        .listen("127.0.0.1:0")
+        .max_peers(count as u32)
+        .limits(limits)
+        .start()
+        .expect("loopback can be listened on");
+    let addr = listener.listen_addrs()[0].to_string();
+    let diallers: Vec<Node> = (0..count)
+        .map(|_| node().start().expect("it needs nothing"))
+        .collect();
+    let (core, cpu, start) = (threads_cpu("mischief"), process_cpu(), Instant::now());
+    // As many at a time as the listener lets in: who finds no place would ask again and again.
+    for some in diallers.chunks(48) {
+        let connecting: Vec<_> = some.iter().map(|node| node.connect(&addr)).collect();
+        for answer in connecting {
+            answer.wait_for(LONG).expect("it listens and has room");
+        }
+    }
+    let (wall, cpu, core) = (
+        start.elapsed(),
+        process_cpu() - cpu,
+        threads_cpu("mischief") - core,
+    );
+    for node in diallers {
+        node.stop(LONG);
+    }
+    listener.stop(LONG);
+    runtime.shutdown(LONG);
+    let rate = |time: Duration| 2.0 * count as f64 / time.as_secs_f64() / 1e3;
+    Cost {
+        per_core: rate(core),
+        per_process: rate(cpu),
+        per_wall: rate(wall),
+    }
+}
