@@ -241,10 +241,10 @@ impl Observer for Face {
             let connection = Address::<ConnectionActor>::from_id(link.connection());
             let trust = ConnectionMessage::MessageMax(MESSAGE_MAX_TRUSTED);
             if self.hub.handle.try_send(&connection, trust).is_err() {
-                log::warn!(
+                self.hub.failed(&format!(
                     "the limit for trusted peers could not be set for {}",
                     id.short()
-                );
+                ));
             }
         }
         self.hub.connected(
