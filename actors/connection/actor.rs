@@ -295,9 +295,7 @@ impl ConnectionActor {
     }
 
     fn on_data(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
-        if self.early()
-            .is_some_and(|early| early.gate.is_some())
-        {
+        if self.early().is_some_and(|early| early.gate.is_some()) {
             return self.on_gated(bytes, cx);
         }
         self.feed(bytes, cx);
@@ -329,7 +327,9 @@ impl ConnectionActor {
             } else {
                 MESSAGE_1_BYTES
             };
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let (Some(gate), Some(Origin::Inbound(ticket))) = (&mut early.gate, &early.origin) else {
             return;
         };
@@ -350,7 +350,9 @@ impl ConnectionActor {
 
     fn ask_for_place(&mut self, cx: &mut Context<'_, Self>) {
         let now = cx.now();
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let Some(Origin::Inbound(ticket)) = &early.origin else {
             return;
         };
@@ -515,7 +517,9 @@ impl ConnectionActor {
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let dial = match &early.origin {
             Some(Origin::Outbound { dial, .. }) => Some(*dial),
             Some(Origin::Inbound(_)) => {
@@ -618,7 +622,11 @@ impl ConnectionActor {
 
     /// Tells the judge. While it has no room reports wait here in their order.
     fn report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
-        if self.extra.as_ref().is_none_or(|extra| extra.outbox.is_empty()) {
+        if self
+            .extra
+            .as_ref()
+            .is_none_or(|extra| extra.outbox.is_empty())
+        {
             let Err(refused) = cx.send_to(&self.common.judge, report) else {
                 return;
             };
@@ -744,9 +752,7 @@ impl Actor for ConnectionActor {
             }
             Happening::Poke => self.take_link(cx),
             Happening::Wake => {
-                if self.early()
-                    .is_some_and(|early| early.retry_at.is_some())
-                {
+                if self.early().is_some_and(|early| early.retry_at.is_some()) {
                     self.ask_for_place(cx);
                 }
                 self.machine.handle_timeout(cx.now());

@@ -12,7 +12,7 @@ use mischief_actors::connection::actor::{
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::{
-    self, Config, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
+    self, Config, Deliver, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
