@@ -3,7 +3,7 @@
 //! Read first: [`Node`], a handle to a running node; [`NodeBuilder`], how it is to be; [`Outgoing`], the fast way to one
 //! peer.
 //!
-//! ```no_run
+//! ```
 //! use mischief::Node;
 //! use serde_json::json;
 //!
