@@ -774,6 +774,7 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
+        // One that is over but still has its socket has last words to write: the peer would not learn why.
         if self.link.is_none() || self.socket.is_none() {
             // Evicted at the door, or finished.
             if let Some(socket) = self.socket.take() {
