@@ -184,8 +184,6 @@ pub struct ConnectionActor {
     extra: Option<Box<Extra>>,
     messages_in: u64,
     messages_out: u64,
-    /// The largest body that the peer takes, as the link knows it.
-    message_max: u32,
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
     is_over: bool,
@@ -267,7 +265,6 @@ impl ConnectionActor {
             })),
             messages_in: 0,
             messages_out: 0,
-            message_max: 0,
             is_sending: false,
             is_over: false,
             lost: None,
@@ -339,12 +336,9 @@ impl ConnectionActor {
     /// The peer may take larger messages from now on.
     fn pass_message_max(&mut self) {
         let message_max = self.machine.peer_message_max();
-        if let Some(link) = self
-            .link
-            .as_ref()
-            .filter(|_| self.message_max != message_max)
+        if let Some(link) = &self.link
+            && link.message_max() != message_max
         {
-            self.message_max = message_max;
             link.set_message_max(message_max);
         }
     }
@@ -589,8 +583,8 @@ impl ConnectionActor {
             }
             None => None,
         };
-        self.message_max = self.machine.peer_message_max();
-        let link = Link::new(authenticated.peer, cx.id(), self.message_max);
+        let message_max = self.machine.peer_message_max();
+        let link = Link::new(authenticated.peer, cx.id(), message_max);
         self.link = Some(link.clone());
         let addr = early.addr;
         let identified = Identified {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub struct Link {
     peer: PeerId,
     connection: ActorId,
     is_muted: AtomicBool,
+    /// Largest body that may be sent. Apart from the rest so that the connection can look at it without the lock.
+    message_max: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -87,8 +89,6 @@ struct State {
     is_over: bool,
     /// Credit of consumed messages that the connection has not taken yet.
     consumed: u32,
-    /// Largest body that may be sent.
-    message_max: u32,
     buffer: Option<Box<Buffer>>,
 }
 
@@ -110,12 +110,12 @@ impl Link {
             peer,
             connection,
             is_muted: AtomicBool::new(false),
+            message_max: AtomicU32::new(message_max),
             state: Mutex::new(State {
                 is_poked: false,
                 closed: None,
                 is_over: false,
                 consumed: 0,
-                message_max,
                 buffer: None,
             }),
         })
@@ -158,7 +158,7 @@ impl Link {
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
-        let max = state.message_max as usize;
+        let max = self.message_max() as usize;
         if body.len() > max {
             return Err(SendError::TooLarge {
                 size: body.len(),
@@ -301,9 +301,14 @@ impl Link {
         }
     }
 
+    /// The largest body that may be sent.
+    pub fn message_max(&self) -> u32 {
+        self.message_max.load(Ordering::Relaxed)
+    }
+
     /// Sets the largest body that may be sent.
     pub fn set_message_max(&self, max: u32) {
-        self.state.lock().message_max = max;
+        self.message_max.store(max, Ordering::Relaxed);
     }
 
     /// The connection takes nothing more, but goes on to write what it has: only whoever waits for room is told.
