@@ -102,7 +102,7 @@ fn end(side: &Side) -> Value {
         Some(Error::ClosedByPeer { code, reason }) => {
             json!({"closed": code.number(), "reason": reason})
         }
-        Some(error) => json!({"error": error.kind()}),
+        Some(_) => json!("by itself"),
     }
 }
 
@@ -245,14 +245,15 @@ fn vectors() -> Value {
 #[test]
 fn the_committed_vectors_are_what_the_code_says() {
     let file = path("tests/vectors/wire.json");
-    let mut text = serde_json::to_string_pretty(&vectors()).unwrap();
-    text.push('\n');
+    let vectors = vectors();
     if std::env::var_os("MISCHIEF_WRITE_VECTORS").is_some() {
-        std::fs::write(&file, &text).unwrap();
+        let text = serde_json::to_string_pretty(&vectors).unwrap();
+        std::fs::write(&file, text + "\n").unwrap();
     }
     let committed = std::fs::read_to_string(&file).unwrap();
+    let committed: Value = serde_json::from_str(&committed).unwrap();
     let hint = "the wire format has changed; if that is meant, run this test with MISCHIEF_WRITE_VECTORS=1";
-    assert!(committed.replace("\r\n", "\n") == text, "{hint}");
+    assert!(committed == vectors, "{hint}");
 }
 
 #[test]
