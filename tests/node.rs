@@ -3,7 +3,8 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use mischief::{Node, NodeEvent};
+use mischief::actors::connection::reason::RefusedReason;
+use mischief::{DisconnectReason, Node, NodeEvent};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -77,4 +78,41 @@ fn a_peer_that_stops_is_announced_as_gone() {
         matches!(seen[1], NodeEvent::PeerDisconnected { peer, .. } if peer == b.id()),
         "{seen:?}"
     );
+}
+
+/// What was sent is written before a connection is closed, however it is closed.
+#[test]
+fn what_was_sent_arrives_although_the_sender_stops() {
+    for is_stopped in [true, false] {
+        let (a, b) = (node("a"), node("b"));
+        let (sender, received) = mpsc::channel();
+        let ends = sender.clone();
+        b.on_bytes(move |_, bytes| sender.send(Ok(bytes[0])).expect("the test waits"));
+        b.on_event(move |event| {
+            if let NodeEvent::PeerDisconnected { reason, .. } = event {
+                ends.send(Err(*reason)).expect("the test waits");
+            }
+        });
+        let peer = a
+            .connect(&b.listen_addrs()[0].to_string())
+            .wait()
+            .expect("b listens");
+        let outgoing = a.outgoing(&peer).expect("it is connected");
+        for number in 0..200 {
+            outgoing.send_bytes(&[number; 4000]).expect("there is room");
+        }
+        if is_stopped {
+            assert!(a.stop(LONG), "it ends in time");
+        } else {
+            a.disconnect(&peer).wait().expect("it is connected");
+        }
+        for number in 0..200 {
+            assert_eq!(received.recv_timeout(LONG), Ok(Ok(number)));
+        }
+        let reason = match is_stopped {
+            true => DisconnectReason::Refused(RefusedReason::Stopping),
+            false => DisconnectReason::ByPeer,
+        };
+        assert_eq!(received.recv_timeout(LONG), Ok(Err(reason)));
+    }
 }

@@ -779,7 +779,8 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
-        if self.is_over || self.link.is_none() || self.socket.is_none() {
+        // One that is over but still has its socket has last words to write: the peer would not learn why.
+        if self.link.is_none() || self.socket.is_none() {
             // Evicted at the door, or finished.
             if let Some(socket) = self.socket.take() {
                 cx.close(socket, !self.is_over);
@@ -788,7 +789,10 @@ impl Actor for ConnectionActor {
         }
         log::trace!("connection {}: {reason}", cx.id());
         let now = cx.now();
-        self.machine.close(now, CloseCode::ShuttingDown, "");
+        // One that is closing already goes on with it: what was sent is still to be written.
+        if !self.is_over {
+            self.machine.close(now, CloseCode::ShuttingDown, "");
+        }
         let deadline = now + self.machine.config().timing.close * 2;
         self.drain(cx);
         self.flush(cx);
