@@ -518,6 +518,11 @@ impl ConnectionActor {
             match event {
                 Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
                 Event::Opened => self.on_opened(cx),
+                Event::MessageMax(max) => {
+                    if let Some(link) = &self.link {
+                        link.set_message_max(max);
+                    }
+                }
                 Event::Drained(Class::Application) => {
                     if let Some(encoded) = self.take_unqueued() {
                         self.queue(encoded);
