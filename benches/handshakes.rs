@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use mischief::{Limits, Node};
 use mischief_benches::harness::{Bench, Budget};
-use mischief_benches::system::{process_cpu, raise_open_files, threads_cpu};
+use mischief_benches::system::{process_cpu, raise_open_files, thread_cpu, threads_cpu};
 use mischief_reactor::Runtime;
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use x25519_dalek::{PublicKey, StaticSecret};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -16,6 +18,13 @@ fn main() {
     let bench = Bench::new("handshakes");
     raise_open_files();
     let count = bench.size(2000, 20);
+    let crypto = bench.repeat(|| cryptography(bench.size(2000, 10)));
+    bench.figure(
+        "limit: sides per second of cryptography alone",
+        "k/s",
+        Budget::None,
+        &crypto,
+    );
     let runs: Vec<Cost> = (0..bench.runs()).map(|_| run(count)).collect();
     let pick = |value: fn(&Cost) -> f64| -> Vec<f64> { runs.iter().map(value).collect() };
     bench.figure(
@@ -98,4 +107,26 @@ fn run(count: usize) -> Cost {
         per_process: rate(cpu),
         per_wall: rate(wall),
     }
+}
+
+/// What one side computes: an ephemeral key, three Diffie-Hellman exchanges, a signature, a verification.
+fn cryptography(count: usize) -> f64 {
+    let keys = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed has 32 bytes");
+    let signature = keys.sign(&[1; 100]);
+    let verifier = UnparsedPublicKey::new(&ED25519, keys.public_key().as_ref());
+    let remote = PublicKey::from(&StaticSecret::from([9; 32]));
+    let start = thread_cpu();
+    for number in 0..count {
+        let mut secret = [3; 32];
+        secret[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let secret = StaticSecret::from(secret);
+        std::hint::black_box(PublicKey::from(&secret));
+        for _ in 0..3 {
+            std::hint::black_box(secret.diffie_hellman(std::hint::black_box(&remote)));
+        }
+        std::hint::black_box(keys.sign(std::hint::black_box(&[2; 100])));
+        let is_right = verifier.verify(std::hint::black_box(&[1; 100]), signature.as_ref());
+        is_right.expect("it was signed with this key");
+    }
+    count as f64 / (thread_cpu() - start).as_secs_f64() / 1e3
 }

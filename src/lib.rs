@@ -42,6 +42,11 @@ pub mod network_key;
 mod node;
 pub mod terminal;
 
+/// The examples of the README are run with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use mischief_actors as actors;
 pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};
 pub use mischief_actors::connection::reason::DisconnectReason;

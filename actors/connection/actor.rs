@@ -168,17 +168,11 @@ pub struct ConnectionActor {
     common: Arc<Common>,
     socket: Option<SocketId>,
     link: Option<Arc<Link>>,
-    /// Gone once the connection is announced.
-    early: Option<Box<Early>>,
-    /// Messages that the machine's queue had no room for.
-    unqueued: Option<Box<Encoded>>,
-    /// A report that the judge had no room for, and those after it.
-    outbox: Vec<Report>,
+    extra: Option<Box<Extra>>,
     messages_in: u64,
     messages_out: u64,
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
-    probe: Option<ProbeToken>,
     is_over: bool,
     /// How the transport broke, if it did.
     lost: Option<ErrorKind>,
@@ -187,6 +181,27 @@ pub struct ConnectionActor {
 /// Reports that a connection may keep while the judge is busy: each of them is made once in a connection's life, but
 /// `Alive` and `Figures`, which are dropped instead.
 const OUTBOX_MAX: usize = 4;
+
+/// What a connection needs only at times. An idle one has none of it, because thousands are idle.
+#[derive(Default)]
+struct Extra {
+    /// Gone once the connection is announced.
+    early: Option<Early>,
+    /// Messages that the machine's queue had no room for.
+    unqueued: Option<Encoded>,
+    /// A report that the judge had no room for, and those after it.
+    outbox: Vec<Report>,
+    probe: Option<ProbeToken>,
+}
+
+impl Extra {
+    fn is_empty(&self) -> bool {
+        self.early.is_none()
+            && self.unqueued.is_none()
+            && self.outbox.is_empty()
+            && self.probe.is_none()
+    }
+}
 
 /// What a connection needs until it is announced.
 struct Early {
@@ -220,32 +235,67 @@ impl ConnectionActor {
             common,
             socket: None,
             link: None,
-            early: Some(Box::new(Early {
-                addr,
-                origin: Some(origin),
-                gate,
-                retry_at: None,
-                is_kept: false,
-                refused: None,
-                held: Vec::new(),
+            extra: Some(Box::new(Extra {
+                early: Some(Early {
+                    addr,
+                    origin: Some(origin),
+                    gate,
+                    retry_at: None,
+                    is_kept: false,
+                    refused: None,
+                    held: Vec::new(),
+                }),
+                ..Extra::default()
             })),
-            unqueued: None,
-            outbox: Vec::new(),
             messages_in: 0,
             messages_out: 0,
             is_sending: false,
-            probe: None,
             is_over: false,
             lost: None,
         }
     }
 
+    fn early(&self) -> Option<&Early> {
+        self.extra.as_ref()?.early.as_ref()
+    }
+
+    fn unqueued(&self) -> Option<&Encoded> {
+        self.extra.as_ref()?.unqueued.as_ref()
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn take_early(&mut self) -> Option<Early> {
+        self.take_extra(|extra| extra.early.take())
+    }
+
+    fn take_unqueued(&mut self) -> Option<Encoded> {
+        self.take_extra(|extra| extra.unqueued.take())
+    }
+
+    fn take_probe(&mut self) -> Option<ProbeToken> {
+        self.take_extra(|extra| extra.probe.take())
+    }
+
+    fn take_outbox(&mut self) -> Vec<Report> {
+        self.take_extra(|extra| Some(std::mem::take(&mut extra.outbox)))
+            .unwrap_or_default()
+    }
+
+    /// Takes something out, and frees what holds nothing any more.
+    fn take_extra<T>(&mut self, take: impl FnOnce(&mut Extra) -> Option<T>) -> Option<T> {
+        let extra = self.extra.as_mut()?;
+        let taken = take(extra);
+        if extra.is_empty() {
+            self.extra = None;
+        }
+        taken
+    }
+
     fn on_data(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
-        if self
-            .early
-            .as_ref()
-            .is_some_and(|early| early.gate.is_some())
-        {
+        if self.early().is_some_and(|early| early.gate.is_some()) {
             return self.on_gated(bytes, cx);
         }
         self.feed(bytes, cx);
@@ -259,7 +309,7 @@ impl ConnectionActor {
         let mut inlet = Inlet {
             common: &self.common,
             link: self.link.as_ref(),
-            early: self.early.as_deref_mut(),
+            early: early_in(&mut self.extra),
             messages: 0,
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
@@ -277,7 +327,9 @@ impl ConnectionActor {
             } else {
                 MESSAGE_1_BYTES
             };
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let (Some(gate), Some(Origin::Inbound(ticket))) = (&mut early.gate, &early.origin) else {
             return;
         };
@@ -298,7 +350,9 @@ impl ConnectionActor {
 
     fn ask_for_place(&mut self, cx: &mut Context<'_, Self>) {
         let now = cx.now();
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let Some(Origin::Inbound(ticket)) = &early.origin else {
             return;
         };
@@ -326,7 +380,7 @@ impl ConnectionActor {
 
     /// The place of an inbound connection whose handshake is not done.
     fn ticket(&self) -> Option<&Ticket<ActorId>> {
-        match self.early.as_ref()?.origin.as_ref()? {
+        match self.early()?.origin.as_ref()? {
             Origin::Inbound(ticket) => Some(ticket),
             Origin::Outbound { .. } => None,
         }
@@ -343,7 +397,7 @@ impl ConnectionActor {
     /// Takes what outside threads have left in the link.
     fn take_link(&mut self, cx: &mut Context<'_, Self>) {
         let Some(link) = &self.link else { return };
-        let takes = self.machine.is_open() && self.unqueued.is_none();
+        let takes = self.machine.is_open() && self.unqueued().is_none();
         let mut encoded = if takes {
             self.machine.reclaim().unwrap_or_default()
         } else {
@@ -364,7 +418,7 @@ impl ConnectionActor {
     fn queue(&mut self, encoded: Encoded) {
         if let Err((error, encoded)) = self.machine.queue_encoded(encoded) {
             match error {
-                QueueError::Full => self.unqueued = Some(Box::new(encoded)),
+                QueueError::Full => self.extra().unqueued = Some(encoded),
                 // The link checks sizes and names, so the connection must have ended; its end is told by itself.
                 error => log::debug!("{} messages were not sent: {error}", encoded.count()),
             }
@@ -402,7 +456,7 @@ impl ConnectionActor {
         if !self.is_sending || self.socket.is_none_or(|socket| cx.unsent(socket) > 0) {
             return;
         }
-        let waiting = self.unqueued.as_ref().map_or(0, |encoded| encoded.len());
+        let waiting = self.unqueued().map_or(0, |encoded| encoded.len());
         let unsent = self.machine.application_bytes() + waiting;
         self.is_sending = unsent > 0;
         if let Some(link) = &self.link {
@@ -422,8 +476,8 @@ impl ConnectionActor {
                 Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
                 Event::Opened => self.on_opened(cx),
                 Event::Drained(Class::Application) => {
-                    if let Some(encoded) = self.unqueued.take() {
-                        self.queue(*encoded);
+                    if let Some(encoded) = self.take_unqueued() {
+                        self.queue(encoded);
                     }
                     self.take_link(cx);
                 }
@@ -445,11 +499,11 @@ impl ConnectionActor {
         }
         if self.machine.is_open()
             && !self.machine.is_probing()
-            && let Some(token) = self.probe.take()
+            && let Some(token) = self.take_probe()
         {
             self.report(Report::Alive(cx.address(), token), cx);
         }
-        let retry = self.early.as_ref().and_then(|early| early.retry_at);
+        let retry = self.early().and_then(|early| early.retry_at);
         let deadline = [self.machine.poll_timeout(), retry]
             .into_iter()
             .flatten()
@@ -463,7 +517,9 @@ impl ConnectionActor {
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let dial = match &early.origin {
             Some(Origin::Outbound { dial, .. }) => Some(*dial),
             Some(Origin::Inbound(_)) => {
@@ -490,7 +546,7 @@ impl ConnectionActor {
     }
 
     fn on_opened(&mut self, cx: &mut Context<'_, Self>) {
-        let is_kept = self.early.as_ref().is_none_or(|early| early.is_kept);
+        let is_kept = self.early().is_none_or(|early| early.is_kept);
         if is_kept {
             return self.announce(cx);
         }
@@ -499,7 +555,7 @@ impl ConnectionActor {
 
     /// Both the judge and the machine are ready: messages flow.
     fn announce(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(early) = self.early.take() else {
+        let Some(early) = self.take_early() else {
             return;
         };
         if let Some(Origin::Outbound {
@@ -535,7 +591,7 @@ impl ConnectionActor {
             link.close(Arc::from(error.to_string()));
         }
         self.is_over = true;
-        if let Some(mut early) = self.early.take() {
+        if let Some(mut early) = self.take_early() {
             if let Some(Origin::Outbound {
                 dial,
                 attempt,
@@ -566,7 +622,11 @@ impl ConnectionActor {
 
     /// Tells the judge. While it has no room reports wait here in their order.
     fn report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
-        if self.outbox.is_empty() {
+        if self
+            .extra
+            .as_ref()
+            .is_none_or(|extra| extra.outbox.is_empty())
+        {
             let Err(refused) = cx.send_to(&self.common.judge, report) else {
                 return;
             };
@@ -574,16 +634,16 @@ impl ConnectionActor {
                 return;
             }
             cx.notify_ready(self.common.judge.id());
-            self.outbox.push(refused.into_message());
-        } else if self.outbox.len() < OUTBOX_MAX
+            self.extra().outbox.push(refused.into_message());
+        } else if self.extra().outbox.len() < OUTBOX_MAX
             && !matches!(report, Report::Alive(..) | Report::Figures(..))
         {
-            self.outbox.push(report);
+            self.extra().outbox.push(report);
         }
     }
 
     fn on_ready(&mut self, cx: &mut Context<'_, Self>) {
-        for report in std::mem::take(&mut self.outbox) {
+        for report in self.take_outbox() {
             self.report(report, cx);
         }
     }
@@ -597,9 +657,14 @@ impl ConnectionActor {
             messages_in: self.messages_in,
             messages_out: self.messages_out,
             queued: self.machine.queued_bytes()
-                + self.unqueued.as_ref().map_or(0, |encoded| encoded.len()),
+                + self.unqueued().map_or(0, |encoded| encoded.len()),
         }
     }
+}
+
+/// What `extra` holds until the connection is announced, leaving the rest of the actor to be borrowed apart.
+fn early_in(extra: &mut Option<Box<Extra>>) -> Option<&mut Early> {
+    extra.as_mut()?.early.as_mut()
 }
 
 /// A dialler has few dials and answers at once; if it has no room all the same, its own deadline ends the dial.
@@ -625,7 +690,7 @@ impl Actor for ConnectionActor {
         match message {
             ConnectionMessage::Proceed => self.machine.accept(now),
             ConnectionMessage::Keep => {
-                if let Some(early) = &mut self.early {
+                if let Some(early) = early_in(&mut self.extra) {
                     early.is_kept = true;
                 }
                 if self.machine.is_open() {
@@ -635,14 +700,14 @@ impl Actor for ConnectionActor {
                 }
             }
             ConnectionMessage::Refuse(reason) => {
-                if let Some(early) = &mut self.early {
+                if let Some(early) = early_in(&mut self.extra) {
                     early.refused = Some(reason);
                 }
                 self.machine.close(now, reason.close_code(), "");
             }
             ConnectionMessage::Close(code, reason) => self.machine.close(now, code, reason),
             ConnectionMessage::Probe(token) => {
-                self.probe = Some(token);
+                self.extra().probe = Some(token);
                 self.machine.probe(now);
             }
             ConnectionMessage::Report(peer) => {
@@ -687,11 +752,7 @@ impl Actor for ConnectionActor {
             }
             Happening::Poke => self.take_link(cx),
             Happening::Wake => {
-                if self
-                    .early
-                    .as_ref()
-                    .is_some_and(|early| early.retry_at.is_some())
-                {
+                if self.early().is_some_and(|early| early.retry_at.is_some()) {
                     self.ask_for_place(cx);
                 }
                 self.machine.handle_timeout(cx.now());
@@ -713,6 +774,7 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
+        // One that is over but still has its socket has last words to write: the peer would not learn why.
         if self.link.is_none() || self.socket.is_none() {
             // Evicted at the door, or finished.
             if let Some(socket) = self.socket.take() {
@@ -791,5 +853,20 @@ impl Sink for Inlet<'_> {
 
     fn bulk(&mut self, stream: StreamId, event: BulkEvent<'_>) {
         log::trace!("bulk stream {stream:?}: {event:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Together with an allocator's own word this is to stay within a size class of 320 bytes.
+        assert!(
+            size_of::<ConnectionActor>() <= 312,
+            "{}",
+            size_of::<ConnectionActor>()
+        );
     }
 }

@@ -13,13 +13,10 @@ use super::{
     Answer, ConnectError, DialId, Introduction, NotConnected, Order, PeerId, PeerRecord, Peers,
     PeersEvent, RequestId, Traffic,
 };
-use crate::connection::actor::{
-    Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage, Figures,
-    Identified, Report,
+use crate::connection::{
+    CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
+    DisconnectReason, Endpoint, Figures, Identified, Link, Report,
 };
-use crate::connection::endpoint::Endpoint;
-use crate::connection::reason::DisconnectReason;
-use crate::connection::{CloseCode, Link};
 
 /// How late a deadline may be.
 const SLACK: Duration = Duration::from_millis(10);
@@ -295,19 +292,30 @@ impl PeersActor {
         message: ConnectionMessage,
         cx: &mut Context<'_, Self>,
     ) {
+        if self.unsent.iter().any(|(to, _)| *to == connection) {
+            // Orders to one connection keep their order.
+            return self.keep_unsent(connection, message, cx);
+        }
         match cx.send(&Address::<ConnectionActor>::from_id(connection), message) {
             Ok(()) => {}
             Err(TrySendError::Stopped(_)) => {
                 self.on_closed(connection, DisconnectReason::Internal, cx);
             }
-            Err(TrySendError::Full(message)) => {
-                if self.unsent.len() >= UNSENT_MAX {
-                    return cx.stop_actor(connection);
-                }
-                self.unsent.push_back((connection, message));
-                cx.notify_ready(connection);
-            }
+            Err(TrySendError::Full(message)) => self.keep_unsent(connection, message, cx),
         }
+    }
+
+    fn keep_unsent(
+        &mut self,
+        connection: ActorId,
+        message: ConnectionMessage,
+        cx: &mut Context<'_, Self>,
+    ) {
+        if self.unsent.len() >= UNSENT_MAX {
+            return cx.stop_actor(connection);
+        }
+        self.unsent.push_back((connection, message));
+        cx.notify_ready(connection);
     }
 
     fn on_ready(&mut self, connection: ActorId, cx: &mut Context<'_, Self>) {

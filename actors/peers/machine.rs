@@ -16,8 +16,7 @@ use super::message::{
     Traffic,
 };
 use super::table::Table;
-use crate::connection::dial::{DialError, Endpoint};
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{DialError, DisconnectReason, Endpoint, RefusedReason};
 
 /// Longest name of a peer in bytes; a longer one is left out.
 pub const NAME_BYTES_MAX: usize = 64;

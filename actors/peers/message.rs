@@ -7,9 +7,7 @@ use mischief_reactor::{Instant, WallTime};
 
 use super::PeerId;
 use super::error::ConnectError;
-use crate::connection::Suite;
-use crate::connection::dial::Endpoint;
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{DisconnectReason, Endpoint, RefusedReason, Suite};
 
 /// A connected peer: its place in the table and a generation, in 8 bytes. How subsystems name a peer.
 ///

@@ -12,7 +12,7 @@ use mischief_actors::connection::actor::{
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::{
-    self, Config, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
+    self, Config, Deliver, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
@@ -241,10 +241,10 @@ impl Observer for Face {
             let connection = Address::<ConnectionActor>::from_id(link.connection());
             let trust = ConnectionMessage::MessageMax(MESSAGE_MAX_TRUSTED);
             if self.hub.handle.try_send(&connection, trust).is_err() {
-                log::warn!(
+                self.hub.failed(&format!(
                     "the limit for trusted peers could not be set for {}",
                     id.short()
-                );
+                ));
             }
         }
         self.hub.connected(
