@@ -390,6 +390,8 @@ fn close_words(reason: DisconnectReason) -> (CloseCode, &'static str) {
 fn traffic(figures: &Figures) -> Traffic {
     Traffic {
         rtt: figures.rtt.map(|rtt| rtt.smoothed),
+        rtt_jitter: figures.rtt.map(|rtt| rtt.jitter),
+        queued: figures.queued,
         bytes_in: figures.bytes_in,
         bytes_out: figures.bytes_out,
         messages_in: figures.messages_in,

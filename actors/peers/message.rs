@@ -183,6 +183,8 @@ pub enum Answer {
 pub struct Traffic {
     /// Smoothed round-trip time; `None` before the first measurement.
     pub rtt: Option<Duration>,
+    /// Mean deviation from the round-trip time.
+    pub rtt_jitter: Option<Duration>,
     /// Bytes received, frames included.
     pub bytes_in: u64,
     /// Bytes sent, frames included.
@@ -191,6 +193,8 @@ pub struct Traffic {
     pub messages_in: u64,
     /// Application messages sent.
     pub messages_out: u64,
+    /// Bytes that wait to be sent.
+    pub queued: usize,
 }
 
 /// Everything about one connected peer.

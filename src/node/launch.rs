@@ -439,6 +439,8 @@ fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
     info.suite = record.suite.name();
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
+        info.rtt_jitter = traffic.rtt_jitter;
+        info.queued = traffic.queued;
         info.bytes_in = traffic.bytes_in;
         info.bytes_out = traffic.bytes_out;
         info.messages_in = traffic.messages_in;
