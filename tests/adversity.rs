@@ -211,7 +211,9 @@ fn a_recorded_conversation_says_nothing_when_it_is_repeated() {
     let idle = held(&target);
     let heard = Arc::new(AtomicUsize::new(0));
     let counting = heard.clone();
-    let _stays = target.on_text(move |_, _| drop(counting.fetch_add(1, Ordering::Relaxed)));
+    let _stays = target.on_text(move |_, _| {
+        counting.fetch_add(1, Ordering::Relaxed);
+    });
     let proxy = Proxy::new(addr(&target), |_, byte| byte);
     let dialler = node();
     let peer = dialler
@@ -311,7 +313,9 @@ fn connections_land_on_both_cores_and_all_of_them_work() {
         .expect("loopback can be listened on");
     let heard = Arc::new(AtomicUsize::new(0));
     let counting = heard.clone();
-    let _stays = hub.on_bytes(move |_, _| drop(counting.fetch_add(1, Ordering::Relaxed)));
+    let _stays = hub.on_bytes(move |_, _| {
+        counting.fetch_add(1, Ordering::Relaxed);
+    });
     let idle = held(&hub);
     let runtime = Runtime::builder()
         .cores(2)
@@ -560,7 +564,9 @@ fn a_program_that_does_not_pump_holds_up_its_peer_and_not_itself() {
     );
     let heard = Arc::new(AtomicUsize::new(0));
     let counting = heard.clone();
-    let _stays = b.on_bytes(move |_, _| drop(counting.fetch_add(1, Ordering::Relaxed)));
+    let _stays = b.on_bytes(move |_, _| {
+        counting.fetch_add(1, Ordering::Relaxed);
+    });
     let peer = a.connect(&addr(&b).to_string()).wait().expect("it listens");
     let outgoing = a.outgoing(&peer).expect("it is connected");
     let mut sent = 0;

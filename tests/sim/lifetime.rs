@@ -21,8 +21,7 @@ fn impatient(builder: NodeBuilder) -> NodeBuilder {
 }
 
 fn pair(world: &SimWorld, build: impl Fn(NodeBuilder) -> NodeBuilder) -> [Machine; 2] {
-    ["10.0.0.1", "10.0.0.2"]
-        .map(|addr| Machine::with(world, addr, 1, Limits::default(), |builder| build(builder)))
+    ["10.0.0.1", "10.0.0.2"].map(|addr| Machine::with(world, addr, 1, Limits::default(), &build))
 }
 
 #[test]
