@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 
-use socket2::{InterfaceIndexOrAddress, SockAddr, Socket};
+use socket2::{SockAddr, Socket};
 
 use crate::io::driver::{Datagram, Ecn, Transmit};
 use crate::io::udp::{Segments, canonical, is_icmp_error};
@@ -43,11 +43,11 @@ impl Datagrams {
         index: u32,
         join: bool,
     ) -> io::Result<()> {
-        let interface = InterfaceIndexOrAddress::Address(addr_of(index)?);
+        let interface = addr_of(index)?;
         if join {
-            socket.join_multicast_v4_n(&group, &interface)
+            socket.join_multicast_v4(&group, &interface)
         } else {
-            socket.leave_multicast_v4_n(&group, &interface)
+            socket.leave_multicast_v4(&group, &interface)
         }
     }
 
