@@ -20,6 +20,12 @@ pub struct ActorId {
 }
 
 impl ActorId {
+    /// The id of nobody: generations begin with 1.
+    pub(crate) const NOBODY: ActorId = ActorId {
+        place: 0,
+        generation: 0,
+    };
+
     /// Actors that one core can hold.
     pub(crate) const PER_CORE_MAX: u32 = 1 << 24;
 

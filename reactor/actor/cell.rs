@@ -7,7 +7,7 @@ use super::child::{Make, Restart};
 use super::context::Context;
 use super::core::Core;
 use super::shared::NodeId;
-use super::slot::{MessageVtable, Slot};
+use super::slot::{Data, MessageVtable, Slot};
 use super::{Actor, ActorId, Drain, Event, Failure, MailboxLimits, Reply, StopReason};
 use crate::io::wheel::TimerId;
 use crate::time::Instant;
@@ -18,7 +18,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// What has to be known of an actor type once its name is forgotten. Every function takes the pointer that
 /// [`ActorBox`] holds.
 pub(crate) struct ActorVtable {
-    handle: unsafe fn(*mut (), Slot, &mut Core, ActorId) -> Result<(), Failure>,
+    handle: unsafe fn(*mut (), *const Data, &mut Core, ActorId) -> Result<(), Failure>,
     event: unsafe fn(*mut (), Event<'_>, &mut Core, ActorId) -> Result<(), Failure>,
     started: unsafe fn(*mut (), &mut Core, ActorId) -> Result<(), Failure>,
     stopping: unsafe fn(*mut (), &StopReason, &mut Core, ActorId) -> Drain,
@@ -76,17 +76,20 @@ impl ActorRef {
         self.vtable
     }
 
+    /// Moves the message out of `data` before anything else happens, and hands it over.
+    ///
     /// # Safety
-    /// The actor has not been dropped, no call into it is running, and `slot` holds its message type.
+    /// The actor has not been dropped and no call into it is running. `data` is that of a slot of its message type, and
+    /// nobody else moves out or drops what is in it.
     #[inline]
     pub(crate) unsafe fn handle(
         self,
-        slot: Slot,
+        data: *const Data,
         core: &mut Core,
         id: ActorId,
     ) -> Result<(), Failure> {
         // SAFETY: passed on to the caller.
-        unsafe { (self.vtable.handle)(self.pointer, slot, core, id) }
+        unsafe { (self.vtable.handle)(self.pointer, data, core, id) }
     }
 
     /// # Safety
@@ -137,12 +140,12 @@ impl ActorRef {
 
 unsafe fn handle<A: Actor>(
     actor: *mut (),
-    slot: Slot,
+    data: *const Data,
     core: &mut Core,
     id: ActorId,
 ) -> Result<(), Failure> {
-    // SAFETY: `ActorRef::new::<A>` made the pointer, and the caller of `ActorRef::handle` vouches for the slot's type.
-    let (actor, message) = unsafe { (&mut *actor.cast::<A>(), slot.into_message::<A::Message>()) };
+    // SAFETY: `ActorRef::new::<A>` made the pointer, and the caller of `ActorRef::handle` vouches for the data.
+    let (actor, message) = unsafe { (&mut *actor.cast::<A>(), Slot::take::<A::Message>(data)) };
     actor.handle(message, &mut Context::new(core, id))
 }
 
@@ -185,15 +188,17 @@ unsafe fn drop_actor<A: Actor>(actor: *mut ()) {
 }
 
 /// Where an actor is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum State {
     /// The place is free.
     Free,
     /// `started` has not run yet.
     Starting,
-    Running,
     /// Failed, to be made anew: it waits for its children to go or for its back-off.
     Restarting,
+    /// This one and those that follow take messages and events.
+    Running,
     /// Asked to stop: it waits for its children to go.
     Closing,
     /// `stopping` asked for time.
@@ -202,15 +207,14 @@ pub(crate) enum State {
 
 /// The place of an actor. With the allocator's word for the actor itself this is all that an idle actor costs beside
 /// its state, so its size is watched by a test.
+#[repr(C)]
 pub(crate) struct Cell {
+    // What `is_open_to` looks at comes first, side by side.
     pub(crate) generation: u32,
     pub(crate) state: State,
-    /// `Event::Flush` is due at the end of this turn.
-    pub(crate) flush_due: bool,
     /// Somebody waits for room: see `Extras::askers`.
     pub(crate) has_askers: bool,
-    /// It stands in `Core::watching_interfaces`.
-    pub(crate) watches_interfaces: bool,
+    never: u16,
     pub(crate) actor: Option<ActorRef>,
     pub(crate) queued: u32,
     pub(crate) queued_bytes: u32,
@@ -225,7 +229,11 @@ pub(crate) struct Cell {
     /// First of the questions it has asked.
     pub(crate) first_ask: u32,
     pub(crate) node: NodeId,
-    pub(crate) wake_slack_ms: u32,
+    pub(crate) wake_slack_ms: u16,
+    /// `Event::Flush` is due at the end of this turn.
+    pub(crate) flush_due: bool,
+    /// It stands in `Core::watching_interfaces`.
+    pub(crate) watches_interfaces: bool,
     /// When `Event::Wake` is wanted; `NEVER` if it is not.
     pub(crate) wake_at: Instant,
     /// The timer armed for that, perhaps an earlier one; `TimerId::NONE` if there is none.
@@ -246,9 +254,8 @@ impl Cell {
         Cell {
             generation,
             state: State::Free,
-            flush_due: false,
             has_askers: false,
-            watches_interfaces: false,
+            never: 0,
             actor: None,
             queued: 0,
             queued_bytes: 0,
@@ -264,6 +271,8 @@ impl Cell {
             first_ask: NONE,
             node: NodeId(0),
             wake_slack_ms: 0,
+            flush_due: false,
+            watches_interfaces: false,
             wake_at: NEVER,
             wake_timer: TimerId::NONE,
             timers: 0,
@@ -276,6 +285,20 @@ impl Cell {
 
     pub(crate) fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
+    }
+
+    /// Whether a message for `generation` can be handed to the actor with nothing else to do.
+    #[inline]
+    pub(crate) fn is_open_to(&self, generation: u32) -> bool {
+        let key = |generation, state: State, rest: u16, has_askers| {
+            u64::from(generation)
+                | (state as u64) << 32
+                | u64::from(has_askers) << 40
+                | u64::from(rest) << 48
+        };
+        // Put so that it takes one look.
+        key(self.generation, self.state, self.never, self.has_askers)
+            == key(generation, State::Running, 0, false)
     }
 
     /// Whether it can be sent anything.

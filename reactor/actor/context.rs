@@ -97,7 +97,7 @@ impl<'a, A: Actor> Context<'a, A> {
 
     /// Sends a message to an actor of any core. It comes back when there is no room or nobody: keep it in a bounded
     /// outbox and ask for [`Context::notify_ready`], or drop it and count.
-    #[inline]
+    #[inline(always)]
     pub fn send<B: Actor>(
         &mut self,
         to: &Address<B>,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::cell::{Cell, NONE, State};
+use super::queue::RunQueue;
 use super::reply::Expire;
 use super::shared::{Remote, Shared, System};
-use super::slot::{MessageVtable, Slot};
+use super::slot::Slot;
 use super::sockets::SocketState;
 use super::stats::{CoreStats, STALLS_KEPT, Stall};
 use super::{ActorId, AskError, Event, StopReason};
@@ -33,13 +34,10 @@ pub(crate) fn on_core_thread() -> bool {
 const READ_BUFFER_SIZE: usize = 64 << 10;
 
 /// Messages of an outbox that are sent before the turn ends, so that the other core can start on them.
-const BATCH_SIZE: usize = 512;
+pub(crate) const BATCH_SIZE: usize = 512;
 
 /// Drained batches that are kept for reuse.
 const SPARE_BATCHES: usize = 4;
-
-/// Messages remembered to name the culprit of a panic or a stall.
-pub(crate) const RECENT: usize = 64;
 
 /// How long reading pauses when the memory bound is reached and before it looks again.
 pub(crate) const MEMORY_RETRY: Duration = Duration::from_millis(10);
@@ -123,12 +121,10 @@ pub struct Core {
     pub(crate) cells: Vec<Cell>,
     pub(crate) first_free: u32,
     pub(crate) alive: u32,
-    /// Messages sent during this batch; they become the next batch.
-    pub(crate) queue: Vec<Option<Slot>>,
-    /// Messages being handled, from `batch_next` on.
-    pub(crate) batch: Vec<Option<Slot>>,
-    pub(crate) batch_next: usize,
+    pub(crate) queue: RunQueue,
     pub(crate) system: VecDeque<System>,
+    /// Actors whose `started` has not run yet, in the order of their birth.
+    pub(crate) starting: VecDeque<ActorId>,
     pub(crate) wheel: Wheel,
     /// Tagged timers whose actors have ended.
     pub(crate) orphan_timers: usize,
@@ -178,9 +174,6 @@ pub struct Core {
     pub(crate) unsampled: u32,
     /// The next message is timed.
     pub(crate) is_sampling: bool,
-    /// What was handled last, oldest overwritten.
-    pub(crate) recent: [Option<(ActorId, &'static MessageVtable)>; RECENT],
-    pub(crate) recent_next: usize,
 }
 
 #[derive(Default)]
@@ -199,15 +192,13 @@ impl Core {
         Core {
             index,
             driver,
-            shared,
             now,
             cells: Vec::new(),
             first_free: NONE,
             alive: 0,
-            queue: Vec::new(),
-            batch: Vec::new(),
-            batch_next: 0,
+            queue: RunQueue::new(shared.limits.run_queue_max),
             system: VecDeque::new(),
+            starting: VecDeque::new(),
             wheel: Wheel::new(now),
             orphan_timers: 0,
             sockets: Vec::new(),
@@ -247,8 +238,7 @@ impl Core {
             handled: 0,
             unsampled: 0,
             is_sampling: false,
-            recent: [None; RECENT],
-            recent_next: 0,
+            shared,
             sample: u32::from_le_bytes(seed) | 1,
         }
     }
@@ -294,6 +284,27 @@ impl Core {
             Turn::Asleep(self.wheel.next_deadline())
         } else {
             Turn::Work
+        }
+    }
+
+    /// Gives back what a burst made the queues grow to, before the core goes to sleep.
+    fn shrink_queues(&mut self) {
+        const KEPT: usize = 1024;
+        self.queue.shrink();
+        if self.system.capacity() > KEPT {
+            self.system = VecDeque::new();
+        }
+        if self.starting.capacity() > KEPT {
+            self.starting = VecDeque::new();
+        }
+        if self.flush_due.capacity() > KEPT {
+            self.flush_due = Vec::new();
+        }
+        if self.requeued.capacity() > KEPT {
+            self.requeued = VecDeque::new();
+        }
+        if self.mail.capacity() > KEPT {
+            self.mail = Vec::new();
         }
     }
 
@@ -379,7 +390,9 @@ impl Core {
         self.mail = mail;
         let mut post = std::mem::take(&mut self.post);
         self.remote().take_post(&mut post);
-        self.queue.extend(post.drain(..).map(Some));
+        for slot in post.drain(..) {
+            self.queue.push(slot);
+        }
         if post.capacity() > 2 * BATCH_SIZE {
             post = Vec::new();
         }
@@ -387,7 +400,9 @@ impl Core {
         let mut has_batches = false;
         while let Some(mut batch) = self.remote().take_batch() {
             has_batches = true;
-            self.queue.extend(batch.drain(..).map(Some));
+            for slot in batch.drain(..) {
+                self.queue.push(slot);
+            }
             if self.spare.len() < SPARE_BATCHES {
                 self.spare.push(batch);
             }
@@ -507,13 +522,6 @@ impl Core {
         self.spare.push(empty);
     }
 
-    pub(crate) fn push_outbox(&mut self, core: usize, slot: Slot) {
-        self.outboxes[core].push(slot);
-        if self.outboxes[core].len().is_multiple_of(BATCH_SIZE) {
-            self.flush_outbox(core);
-        }
-    }
-
     fn publish(&mut self) {
         self.settle_owed();
         if self.published_bytes != (self.queued_bytes, self.unsent_bytes) {
@@ -534,8 +542,8 @@ impl Core {
 
     fn has_work(&self) -> bool {
         !self.queue.is_empty()
-            || self.batch_next < self.batch.len()
             || !self.system.is_empty()
+            || !self.starting.is_empty()
             || !self.requeued.is_empty()
             || !self.flush_due.is_empty()
     }
@@ -548,14 +556,9 @@ impl Core {
         while !self.system.is_empty() {
             self.drain_system();
         }
-        let (queue, batch) = (
-            std::mem::take(&mut self.queue),
-            std::mem::take(&mut self.batch),
-        );
-        for slot in batch.into_iter().chain(queue).flatten() {
+        while let Some(slot) = self.queue.pop() {
             self.lose(slot);
         }
-        self.batch_next = 0;
         for core in 0..self.outboxes.len() {
             for slot in std::mem::take(&mut self.outboxes[core]) {
                 self.lose_unsent(slot);

@@ -9,6 +9,7 @@ use super::address::IdSet;
 use super::cell::{Cell, Extras, NEVER, NONE, State, erase};
 use super::child::Restart;
 use super::core::{Core, TimerKind};
+use super::schedule::failed;
 use super::shared::{NodeId, System};
 use super::{
     Actor, ActorId, Address, Backoff, Child, Drain, Event, MailboxLimits, Reply, StopReason,
@@ -108,7 +109,7 @@ impl Core {
             self.remove(id, StopReason::Failed(Arc::from(error.to_string())));
             return Err(error);
         }
-        self.system.push_back(System::Started(id));
+        self.starting.push_back(id);
         Ok(Address::new(id))
     }
 
@@ -189,6 +190,7 @@ impl Core {
     /// Works off what is on the system lane now. What that puts there waits for the next call, or an actor that asks
     /// again and again would hold the core.
     pub(crate) fn drain_system(&mut self) {
+        self.start_waiting();
         for _ in 0..self.system.len() {
             let Some(item) = self.system.pop_front() else {
                 return;
@@ -201,15 +203,6 @@ impl Core {
                     self.now = self.driver.now();
                 }
                 System::Deliver(slot) => self.deliver_system(slot),
-                System::Started(id) => {
-                    if self
-                        .cell(id)
-                        .is_some_and(|cell| cell.state == State::Starting)
-                        && let Some((id, reason)) = self.start(id)
-                    {
-                        self.fail(id, reason);
-                    }
-                }
                 System::Restart(id) => self.restart_now(id),
                 System::Childless(id) => self.childless(id),
                 System::Poke(id) => self.invoke(id, Event::Poke),
@@ -236,24 +229,56 @@ impl Core {
         }
     }
 
+    /// Starts the actors that wait for it. Those that they spawn wait for the next call.
+    fn start_waiting(&mut self) {
+        if self.starting.is_empty() {
+            return;
+        }
+        self.did_work = true;
+        self.now = self.driver.now();
+        for _ in 0..self.starting.len() {
+            let Some(id) = self.starting.pop_front() else {
+                return;
+            };
+            // Some have been started by their first message or event, or are gone.
+            let cell = self.cell(id);
+            if cell.is_some_and(|cell| cell.state == State::Starting) {
+                self.start_timed(id);
+            }
+        }
+    }
+
+    /// Starts an actor and takes the time since the clock was last read.
+    fn start_timed(&mut self, id: ActorId) {
+        let before = self.now;
+        let actor = self.cell(id).and_then(|cell| cell.actor);
+        let failed = self.start(id);
+        self.now = self.driver.now();
+        let took = self.now.saturating_duration_since(before);
+        self.add_busy(id, took);
+        if took >= self.shared.limits.stall
+            && let Some(actor) = actor
+        {
+            self.note_stall(format!("{} on started", (actor.vtable().type_name)()), took);
+        }
+        if let Some((id, reason)) = failed {
+            self.fail(id, reason);
+        }
+    }
+
     /// Runs `started`. Says whom to fail when it went wrong.
     pub(crate) fn start(&mut self, id: ActorId) -> Option<(ActorId, StopReason)> {
         let cell = self.cell_mut(id)?;
         let actor = cell.actor?;
         cell.state = State::Running;
-        let before = self.driver.now();
         // SAFETY: the actor was just made and lives in its cell; `start` is called by the scheduler only, never from
         // within a call.
-        let result = catch_unwind(AssertUnwindSafe(|| unsafe { actor.started(self, id) }));
-        self.now = self.driver.now();
-        let took = self.now.saturating_duration_since(before);
-        self.add_busy(id, took);
-        if took >= self.shared.limits.stall {
-            self.note_stall(format!("{} on started", (actor.vtable().type_name)()), took);
-        }
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe {
+            let result = actor.started(self, id);
+            result.err().map(|failure| failed(id, failure))
+        }));
         match result {
-            Ok(Ok(())) => None,
-            Ok(Err(failure)) => Some((id, StopReason::Failed(Arc::from(failure.to_string())))),
+            Ok(result) => result,
             Err(panic) => Some((id, StopReason::Panicked(panic_text(&*panic)))),
         }
     }
@@ -661,7 +686,7 @@ impl Core {
             return;
         };
         cell.wake_at = at.unwrap_or(NEVER);
-        cell.wake_slack_ms = u32::try_from(slack.as_millis()).unwrap_or(u32::MAX);
+        cell.wake_slack_ms = u16::try_from(slack.as_millis()).unwrap_or(u16::MAX);
         let (Some(at), timer) = (at, cell.wake_timer) else {
             return;
         };

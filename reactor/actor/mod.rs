@@ -12,7 +12,7 @@
 //! | `address.rs` | [`ActorId`], [`Address`], [`Recipient`] |
 //! | `child.rs` | [`Child`]: how an actor is made, bounded and restarted |
 //! | `context.rs` | [`Context`]: what an actor may do |
-//! | `cell.rs`, `slot.rs` | the erased forms of actors and messages (all `unsafe` of this folder) |
+//! | `cell.rs`, `slot.rs`, `queue.rs` | the erased forms of actors and messages, and the run-queue |
 //! | `core.rs`, `schedule.rs`, `lifecycle.rs`, `sockets.rs` | one core: its turn, its run-queue, birth and death, sockets |
 //! | `reply.rs`, `shared.rs`, `runtime.rs` | asking, what cores share, threads and handles |
 
@@ -22,6 +22,7 @@ mod child;
 mod context;
 mod core;
 mod lifecycle;
+mod queue;
 mod reply;
 mod runtime;
 mod schedule;

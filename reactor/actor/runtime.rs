@@ -12,7 +12,7 @@ use super::core::{Core, on_core_thread};
 use super::lifecycle::SpawnError;
 use super::reply::{Question, Signal, pair};
 use super::shared::{PostError, Shared, System};
-use super::slot::Slot;
+use super::slot::{Lane, Slot};
 use super::stats::{ActorStats, CoreStats};
 use super::{
     Actor, ActorId, Address, Answer, AskError, Child, Limits, Message, NodeId, Reply, SendError,
@@ -131,8 +131,7 @@ impl Handle {
         if !remote.take_gauge(to.id(), bytes, &self.shared.limits) {
             return Err(TrySendError::Full(message));
         }
-        let mut slot = Slot::counted(to.id(), message, bytes);
-        slot.is_remote = true;
+        let slot = Slot::counted(to.id(), message, bytes, Lane::Remote);
         // Before it can be handled, since the core then discounts it.
         self.count_queued(0, bytes);
         let refused = match remote.push_post(slot, &self.shared.limits) {
@@ -338,7 +337,7 @@ impl Handle {
 impl Core {
     fn snapshot(&self) -> CoreStats {
         let mut stats = self.stats.clone();
-        stats.queued = self.queue.len() + self.batch.len() - self.batch_next;
+        stats.queued = self.queue.len();
         stats.timers = self.wheel.len();
         stats.sockets = self.sockets_open;
         stats.asks = self.asks.len();

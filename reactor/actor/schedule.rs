@@ -1,22 +1,23 @@
 //! Sending and handling messages.
 
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cell::{NONE, State};
-use super::core::{Core, Owed, PendingAsk, RECENT, TimerKind};
+use super::core::{BATCH_SIZE, Core, Owed, PendingAsk, TimerKind};
 use super::lifecycle::panic_text;
 use super::reply::{AskId, Reply};
 use super::shared::{Remote, System, TrySendError};
-use super::slot::{MessageVtable, Slot};
-use super::{ActorId, AskError, Event, Message, StopReason};
+use super::slot::{Lane, MessageVtable, Slot};
+use super::{ActorId, AskError, Event, Failure, Message, StopReason};
 use crate::io::wheel::TimerId;
 use crate::time::Instant;
 
-/// Messages between two readings of the clock.
-const GROUP: u32 = 64;
+/// Messages between two readings of the clock, roughly. All that may come between fit what a core remembers.
+const GROUP: u32 = 128;
 
 /// Groups that are timed message by message after a stall without a clear culprit.
 const PRECISE_GROUPS: u32 = 10_000;
@@ -26,6 +27,13 @@ const ASKERS_SWEPT: usize = 1024;
 
 /// Types named when a stall has no clear culprit.
 const SUSPECTS_MAX: usize = 4;
+
+/// Whether a message may go to another core.
+enum Admission {
+    Granted,
+    Full,
+    Stopped,
+}
 
 /// What a message that is being made has been counted as.
 struct Counted<'a> {
@@ -42,7 +50,7 @@ impl Drop for Counted<'_> {
 
 impl Core {
     /// Queues a message for an actor of any core.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send<M: Message>(
         &mut self,
         to: ActorId,
@@ -52,16 +60,27 @@ impl Core {
     }
 
     /// Queues `message` as an `M`. Room is looked for before the conversion, so that what comes back is unchanged.
-    #[inline]
+    ///
+    /// Inlined into the handler that sends, so that the message is made where it will stand in the queue. A copy on the
+    /// way, read in larger steps than it has just been written in, would cost as much as all the rest.
+    #[inline(always)]
     pub(crate) fn send_converted<M: Message + From<N>, N: Message>(
         &mut self,
         to: ActorId,
         message: N,
     ) -> Result<(), TrySendError<N>> {
         if to.core() != self.index {
-            return self.send_remote::<M, N>(to, message);
+            let bytes = Slot::bytes_of::<M>(message.heap_bytes());
+            return match self.admit_remote(to, bytes) {
+                Admission::Granted => {
+                    let message = self.convert_admitted(to, bytes, message);
+                    self.put_remote::<M>(to, message, bytes);
+                    Ok(())
+                }
+                Admission::Full => Err(TrySendError::Full(message)),
+                Admission::Stopped => Err(TrySendError::Stopped(message)),
+            };
         }
-        let is_full = self.queue.len() >= self.shared.limits.run_queue_max;
         let Some(cell) = self.cells.get_mut(to.index()) else {
             return Err(TrySendError::Stopped(message));
         };
@@ -69,7 +88,7 @@ impl Core {
             return Err(TrySendError::Stopped(message));
         }
         let bytes = Slot::bytes_of::<M>(message.heap_bytes());
-        if is_full || cell.queued >= cell.limits.messages {
+        if cell.queued >= cell.limits.messages || !self.queue.has_room() {
             return Err(TrySendError::Full(message));
         }
         // One message larger than the bound passes when nothing else waits, or it could never be sent.
@@ -79,68 +98,80 @@ impl Core {
         {
             return Err(TrySendError::Full(message));
         }
-        let slot = Slot::counted(to, M::from(message), bytes);
+        let message = M::from(message);
         cell.queued += 1;
-        cell.high_water = cell.high_water.max(cell.queued);
+        if cell.queued > cell.high_water {
+            cell.high_water = cell.queued;
+        }
         if bytes > 0 {
             cell.queued_bytes = cell.queued_bytes.saturating_add(bytes);
             self.queued_bytes += bytes as isize;
         }
-        self.queue.push(Some(slot));
+        // SAFETY: there was room above, and the conversion does not reach the queue.
+        unsafe { self.queue.push_new(to, message, bytes) };
         Ok(())
     }
 
-    fn send_remote<M: Message + From<N>, N: Message>(
-        &mut self,
-        to: ActorId,
-        message: N,
-    ) -> Result<(), TrySendError<N>> {
+    /// Counts a message for another core's actor if there is room for it, and has a place for it in the outbox.
+    #[inline(never)]
+    fn admit_remote(&mut self, to: ActorId, bytes: u32) -> Admission {
         let core = usize::from(to.core());
-        let Some(remote) = self.shared.cores.get(core) else {
-            return Err(TrySendError::Stopped(message));
+        let Some(remote) = self.shared.cores.get(core).filter(|core| !core.is_gone()) else {
+            return Admission::Stopped;
         };
-        if remote.is_gone() {
-            return Err(TrySendError::Stopped(message));
+        let outbox = &mut self.outboxes[core];
+        if outbox.len() >= self.shared.limits.outbox_max
+            || !remote.take_gauge(to, bytes, &self.shared.limits)
+        {
+            return Admission::Full;
         }
-        if self.outboxes[core].len() >= self.shared.limits.outbox_max {
-            return Err(TrySendError::Full(message));
-        }
-        let bytes = Slot::bytes_of::<M>(message.heap_bytes());
-        if !remote.take_gauge(to, bytes, &self.shared.limits) {
-            return Err(TrySendError::Full(message));
-        }
-        // The conversion is foreign code. If it panics, what was counted has to be given back.
+        outbox.reserve(1);
+        Admission::Granted
+    }
+
+    /// The conversion is foreign code. If it panics, what was counted has to be given back.
+    #[inline(always)]
+    fn convert_admitted<M: From<N>, N>(&mut self, to: ActorId, bytes: u32, message: N) -> M {
+        let remote = &self.shared.cores[usize::from(to.core())];
         let counted = Counted { remote, to, bytes };
-        let mut slot = Slot::counted(to, M::from(message), bytes);
+        let message = M::from(message);
         std::mem::forget(counted);
-        slot.is_remote = true;
+        message
+    }
+
+    /// Puts an admitted message into the outbox.
+    #[inline(always)]
+    fn put_remote<M: Message>(&mut self, to: ActorId, message: M, bytes: u32) {
+        let outbox = &mut self.outboxes[usize::from(to.core())];
+        if outbox.len() == outbox.capacity() {
+            outbox.reserve(1);
+        }
+        let len = outbox.len();
+        // SAFETY: the vector has room for one more, which is written whole before it counts.
+        unsafe {
+            let place = outbox.as_mut_ptr().add(len);
+            Slot::write(place, to, message, bytes, Lane::Remote);
+            outbox.set_len(len + 1);
+        }
         // Counted by the sender's core and discounted by the receiver's: only their sum has a meaning.
         self.queued_bytes += bytes as isize;
-        self.push_outbox(core, slot);
-        Ok(())
+        if (len + 1).is_multiple_of(BATCH_SIZE) {
+            self.flush_outbox(usize::from(to.core()));
+        }
     }
 
     /// Handles messages up to the turn's budget.
     pub(crate) fn run_messages(&mut self) {
         let mut left = self.shared.limits.turn_messages;
-        while left > 0 {
-            if self.batch_next == self.batch.len() {
-                self.batch.clear();
-                self.batch_next = 0;
-                if self.queue.is_empty() {
-                    break;
-                }
-                std::mem::swap(&mut self.queue, &mut self.batch);
-            }
-            let waiting = (self.batch.len() - self.batch_next) as u32;
-            let done = self.run_some(waiting.min(left).min(self.clock_left));
+        while left > 0 && !self.queue.is_empty() {
+            let done = self.run_some(left.min(self.clock_left));
             left -= done;
             self.clock_left -= done;
             if self.clock_left == 0 {
                 self.read_clock();
             }
             // Answers to the questions of these very messages may be here already.
-            if self.remote().has_mail() || !self.system.is_empty() {
+            if self.remote().has_mail() || !self.system.is_empty() || !self.starting.is_empty() {
                 if self.handled > 0 {
                     // What follows has its own time taken.
                     self.read_clock();
@@ -151,21 +182,6 @@ impl Core {
         }
         if self.handled > 0 {
             self.read_clock();
-        }
-    }
-
-    /// Gives back what a burst made the queues grow to.
-    pub(crate) fn shrink_queues(&mut self) {
-        const KEPT: usize = 1024;
-        if self.batch_next == self.batch.len() && self.queue.is_empty() {
-            self.batch.clear();
-            self.batch_next = 0;
-            if self.batch.capacity() > KEPT {
-                self.batch = Vec::new();
-            }
-            if self.queue.capacity() > KEPT {
-                self.queue = Vec::new();
-            }
         }
     }
 
@@ -183,8 +199,9 @@ impl Core {
             self.is_sampling = false;
             if handled == 1 {
                 let weight = self.unsampled + 1;
-                let id = self.last_receiver();
-                self.add_busy(id, took * weight);
+                if let Some((id, _)) = self.queue.remembered(1) {
+                    self.add_busy(id, took * weight);
+                }
                 self.unsampled = 0;
             }
         } else {
@@ -213,39 +230,63 @@ impl Core {
         }
     }
 
-    /// Handles up to `count` messages of the batch; fewer when the system lane has something or one failed.
+    /// Handles up to `count` messages; fewer when the queue is empty or the system lane has something.
     fn run_some(&mut self, count: u32) -> u32 {
-        let first = self.batch_next;
-        let last = (first + count as usize).min(self.batch.len());
-        while self.batch_next < last {
-            let failed = catch_unwind(AssertUnwindSafe(|| self.deliver_until(last)));
-            match failed {
-                Ok(None) => {
-                    if !self.system.is_empty() {
-                        break;
-                    }
-                }
+        let first = self.queue.taken();
+        let last = first.wrapping_add(count as usize);
+        while !self.queue.is_empty() && self.queue.taken() != last {
+            match catch_unwind(AssertUnwindSafe(|| self.deliver_until(last))) {
+                Ok(None) => {}
                 Ok(Some((id, reason))) => self.fail_on_message(id, reason),
                 Err(panic) => {
-                    let id = self.last_receiver();
+                    let (id, _) = self
+                        .queue
+                        .remembered(1)
+                        .expect("a handler panicked, whose message was taken out before");
                     self.fail_on_message(id, StopReason::Panicked(panic_text(&*panic)));
                 }
             }
+            if !self.system.is_empty() {
+                break;
+            }
         }
-        let done = (self.batch_next - first) as u32;
+        let done = self.queue.taken().wrapping_sub(first) as u32;
         self.handled += done;
+        self.stats.messages = self.stats.messages.wrapping_add(done);
         self.did_work = true;
         done
     }
 
-    /// Delivers messages up to place `last`, until one fails or the system lane has something.
+    /// Delivers messages until the queue counts `last`, one fails, there are no more or the system lane has something.
     fn deliver_until(&mut self, last: usize) -> Option<(ActorId, StopReason)> {
-        while self.batch_next < last {
-            let slot = self.batch[self.batch_next].take();
-            self.batch_next += 1;
-            let Some(slot) = slot else { continue };
-            self.remember(&slot);
-            let failed = self.deliver(slot);
+        while self.queue.taken() != last {
+            let place = self.queue.first()?;
+            // SAFETY: the first message of the queue stands there, and nothing is put into the queue meanwhile.
+            let slot = unsafe { place.as_ref() };
+            let (id, vtable) = (slot.to, slot.vtable);
+            // The common case, which moves the message once: out of the queue into the handler.
+            let failed = if slot.is_plain()
+                && let Some(cell) = self.cells.get_mut(id.index())
+                && cell.is_open_to(id.generation())
+                && let Some(actor) = cell.actor
+                && std::ptr::eq(vtable, actor.vtable().message)
+            {
+                cell.messages = cell.messages.wrapping_add(1);
+                cell.queued -= 1;
+                // SAFETY: the queue has a first message. The actor lives in its cell; this runs from the scheduler only,
+                // never from within a call; the message's type was compared with the actor's, and it is moved out of
+                // its place before anything else can use that.
+                let result = unsafe {
+                    self.queue.advance();
+                    actor.handle(&raw const (*place.as_ptr()).data, self, id)
+                };
+                match result {
+                    Ok(()) => None,
+                    Err(failure) => Some(failed(id, failure)),
+                }
+            } else {
+                self.queue.pop().and_then(|slot| self.deliver(slot))
+            };
             if failed.is_some() {
                 return failed;
             }
@@ -256,11 +297,9 @@ impl Core {
         None
     }
 
-    /// Hands one message to its actor.
-    #[inline]
+    /// Hands one message to its actor, whatever there is to do besides.
     fn deliver(&mut self, slot: Slot) -> Option<(ActorId, StopReason)> {
         let id = slot.to;
-        self.stats.messages = self.stats.messages.wrapping_add(1);
         match self.cells.get(id.index()) {
             Some(cell) if cell.generation == id.generation() => match cell.state {
                 State::Running | State::Draining | State::Closing => {}
@@ -286,7 +325,7 @@ impl Core {
         }
         self.discount(&slot);
         let cell = &mut self.cells[id.index()];
-        if !slot.is_remote && !slot.is_system {
+        if slot.lane == Lane::Local {
             cell.queued -= 1;
             cell.queued_bytes = cell.queued_bytes.saturating_sub(slot.bytes);
         }
@@ -300,22 +339,20 @@ impl Core {
         if cell.has_askers {
             self.tell_askers(id.index(), false);
         }
+        let slot = ManuallyDrop::new(slot);
         // SAFETY: the cell is alive, so its actor is; `deliver` runs from the scheduler only, never from within a
-        // call; the slot's type was compared with the actor's above.
-        match unsafe { actor.handle(slot, self, id) } {
-            Ok(()) => None,
-            Err(failure) => Some((id, StopReason::Failed(Arc::from(failure.to_string())))),
-        }
+        // call; the slot's type was compared with the actor's above, and the slot is not dropped.
+        let result = unsafe { actor.handle(&slot.data, self, id) };
+        result.err().map(|failure| failed(id, failure))
     }
 
     /// Takes a message off what this core and the actor's remote gauge count.
     #[inline]
     fn discount(&mut self, slot: &Slot) {
-        if slot.is_system {
-            return;
+        if slot.lane != Lane::System {
+            self.queued_bytes -= slot.bytes as isize;
         }
-        self.queued_bytes -= slot.bytes as isize;
-        if slot.is_remote {
+        if slot.lane == Lane::Remote {
             self.owe(slot.to.index(), slot.bytes);
         }
     }
@@ -336,8 +373,9 @@ impl Core {
 
     /// Puts parked messages before everything else that waits, as they came before it.
     pub(crate) fn unpark(&mut self, parked: Vec<Slot>) {
-        let next = self.batch_next;
-        self.batch.splice(next..next, parked.into_iter().map(Some));
+        for slot in parked.into_iter().rev() {
+            self.queue.push_front(slot);
+        }
     }
 
     /// Drops a message that nobody can be given and that is counted nowhere any more.
@@ -631,23 +669,20 @@ impl Core {
     }
 
     /// Hands over a message of the system lane.
-    pub(crate) fn deliver_system(&mut self, mut slot: Slot) {
-        slot.is_system = true;
-        slot.is_remote = false;
-        self.remember(&slot);
+    pub(crate) fn deliver_system(&mut self, slot: Slot) {
+        debug_assert_eq!(slot.lane, Lane::System, "made by `Slot::new`");
+        let (id, message) = (slot.to, slot.vtable);
+        self.stats.messages = self.stats.messages.wrapping_add(1);
         let before = self.driver.now();
         let failed = match catch_unwind(AssertUnwindSafe(|| self.deliver(slot))) {
             Ok(failed) => failed,
-            Err(panic) => Some((
-                self.last_receiver(),
-                StopReason::Panicked(panic_text(&*panic)),
-            )),
+            Err(panic) => Some((id, StopReason::Panicked(panic_text(&*panic)))),
         };
         self.now = self.driver.now();
         let took = self.now.saturating_duration_since(before);
-        self.add_busy(self.last_receiver(), took);
+        self.add_busy(id, took);
         if took >= self.shared.limits.stall {
-            self.blame(1, took);
+            self.note_stall(self.describe(id, message), took);
         }
         if let Some((id, reason)) = failed {
             self.fail_on_message(id, reason);
@@ -664,10 +699,11 @@ impl Core {
 
     /// Hands an event to an actor and times it.
     pub(crate) fn invoke(&mut self, id: ActorId, event: Event<'_>) {
-        let Some(cell) = self.cell_mut(id) else {
+        let Some(state) = self.cell(id).map(|cell| cell.state) else {
             return;
         };
-        if cell.state == State::Starting
+        let before = self.driver.now();
+        if state == State::Starting
             && let Some((id, reason)) = self.start(id)
         {
             return self.fail(id, reason);
@@ -681,16 +717,16 @@ impl Core {
         let Some(actor) = cell.actor else { return };
         self.did_work = true;
         let name = event_name(&event);
-        let before = self.driver.now();
         // SAFETY: the cell is alive, so its actor is, and events are handed out by the scheduler only, never from
         // within a call.
-        let result = catch_unwind(AssertUnwindSafe(|| unsafe { actor.event(event, self, id) }));
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe {
+            let result = actor.event(event, self, id);
+            result.err().map(|failure| failed(id, failure))
+        }));
         self.after_event(id, name, actor.vtable().type_name, before);
         match result {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                self.fail(id, StopReason::Failed(Arc::from(failure.to_string())));
-            }
+            Ok(None) => {}
+            Ok(Some((id, reason))) => self.fail(id, reason),
             Err(panic) => self.fail(id, StopReason::Panicked(panic_text(&*panic))),
         }
     }
@@ -710,28 +746,11 @@ impl Core {
         }
     }
 
-    /// Remembers what is handled, for panics and stalls.
-    #[inline]
-    fn remember(&mut self, slot: &Slot) {
-        self.recent[self.recent_next % RECENT] = Some((slot.to, slot.vtable));
-        self.recent_next = self.recent_next.wrapping_add(1);
-    }
-
-    fn recent(&self, back: usize) -> Option<(ActorId, &'static MessageVtable)> {
-        self.recent[self.recent_next.wrapping_sub(back) % RECENT]
-    }
-
-    fn last_receiver(&self) -> ActorId {
-        self.recent(1)
-            .expect("only asked for after a message was remembered")
-            .0
-    }
-
     /// Names what may have held the core: the last `done` messages.
     fn blame(&mut self, done: u32, took: Duration) {
         let mut suspects: Vec<String> = Vec::new();
-        for back in 1..=(done as usize).min(RECENT) {
-            let Some((id, message)) = self.recent(back) else {
+        for back in 1..=done as usize {
+            let Some((id, message)) = self.queue.remembered(back) else {
                 break;
             };
             let what = self.describe(id, message);
@@ -799,6 +818,12 @@ impl Core {
             self.give_place(index);
         }
     }
+}
+
+#[cold]
+/// Whom to fail, and why. The error is foreign code, so this runs where panics are caught.
+pub(crate) fn failed(id: ActorId, failure: Failure) -> (ActorId, StopReason) {
+    (id, StopReason::Failed(Arc::from(failure.to_string())))
 }
 
 /// What an event is called in stall reports.

@@ -135,7 +135,6 @@ pub enum SendError {
 pub(crate) enum System {
     Run(Box<dyn FnOnce(&mut Core) + Send>),
     Deliver(Slot),
-    Started(ActorId),
     Restart(ActorId),
     /// The last child of an actor that waits for its children is gone.
     Childless(ActorId),

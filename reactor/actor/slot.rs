@@ -10,7 +10,7 @@ use super::address::ActorId;
 /// Bytes that a message may have to travel inline.
 pub(crate) const INLINE_SIZE_MAX: usize = 32;
 
-type Data = [MaybeUninit<u64>; INLINE_SIZE_MAX / 8];
+pub(crate) type Data = [MaybeUninit<u64>; INLINE_SIZE_MAX / 8];
 
 /// What has to be known of a message type once its name is forgotten.
 pub(crate) struct MessageVtable {
@@ -42,27 +42,37 @@ const fn is_inline<M>() -> bool {
     mem::size_of::<M>() <= INLINE_SIZE_MAX && mem::align_of::<M>() <= mem::align_of::<u64>()
 }
 
+/// By which way a message came, and so where it counts as waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Lane {
+    /// From an actor of the same core: in the receiver's local gauge.
+    Local = 0,
+    /// From another core or from outside: in its remote gauge.
+    Remote,
+    /// Replies and results of jobs, which have their place already: nowhere.
+    System,
+}
+
 /// A message on its way to an actor.
+#[repr(C)]
 pub(crate) struct Slot {
     pub(crate) to: ActorId,
     pub(crate) vtable: &'static MessageVtable,
     /// Bytes counted against the receiver's mailbox.
     pub(crate) bytes: u32,
-    /// Counted in the receiver's remote gauge instead of its local one.
-    pub(crate) is_remote: bool,
-    /// Not counted anywhere: replies, offload results.
-    pub(crate) is_system: bool,
+    pub(crate) lane: Lane,
     /// Either the message itself or a `Box` of it, as `is_inline` says for its type.
-    data: Data,
+    pub(crate) data: Data,
 }
 
 // SAFETY: a slot holds exactly one `M: Message`, and `Message` requires `Send`. The table it points to is immutable.
 unsafe impl Send for Slot {}
 
 impl Slot {
-    /// A message that counts as no bytes.
+    /// A message for the system lane.
     pub(crate) fn new<M: Message>(to: ActorId, message: M) -> Slot {
-        Slot::counted(to, message, 0)
+        Slot::counted(to, message, 0, Lane::System)
     }
 
     /// The bytes that a message which owns `heap_bytes` counts as once it is an `M` in a slot.
@@ -76,50 +86,74 @@ impl Slot {
         u32::try_from(heap_bytes.saturating_add(boxed)).unwrap_or(u32::MAX)
     }
 
-    #[inline]
-    pub(crate) fn counted<M: Message>(to: ActorId, message: M, bytes: u32) -> Slot {
-        let mut data: Data = [MaybeUninit::uninit(); INLINE_SIZE_MAX / 8];
-        let place = data.as_mut_ptr();
-        if is_inline::<M>() {
-            // SAFETY: `is_inline` says that `M` fits `data` in size and alignment, and `data` holds nothing yet.
-            unsafe { place.cast::<M>().write(message) };
-        } else {
-            let boxed = Box::into_raw(Box::new(message));
-            // SAFETY: a thin pointer fits the first word of `data`; `M` is sized, so the pointer is thin.
-            unsafe { place.cast::<*mut M>().write(boxed) };
-        }
-        Slot {
-            to,
-            vtable: MessageVtable::of::<M>(),
-            bytes,
-            is_remote: false,
-            is_system: false,
-            data,
+    /// A message that counts as so many bytes.
+    pub(crate) fn counted<M: Message>(to: ActorId, message: M, bytes: u32, lane: Lane) -> Slot {
+        let mut slot = MaybeUninit::uninit();
+        // SAFETY: the place is nobody's, and `write` makes it a slot.
+        unsafe {
+            Slot::write(slot.as_mut_ptr(), to, message, bytes, lane);
+            slot.assume_init()
         }
     }
 
-    /// The message, taken out.
+    /// Whether it counts as one message of this core and nothing else.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        // Put so that it takes one look.
+        u64::from(self.bytes) | u64::from(self.lane as u32) << 32 == 0
+    }
+
+    /// Makes a slot at `place`.
     ///
     /// # Safety
-    /// The slot must have been made from an `M`.
+    /// The place is valid for writing, and what is there needs no drop.
+    #[inline(always)]
+    pub(crate) unsafe fn write<M: Message>(
+        place: *mut Slot,
+        to: ActorId,
+        message: M,
+        bytes: u32,
+        lane: Lane,
+    ) {
+        // SAFETY: the caller vouches for the place. All fields are written but for what of `data` the message does not
+        // need, which may stay uninitialised. `is_inline` says that `M` fits `data` in size and alignment; else the thin
+        // pointer of its box fits the first word.
+        unsafe {
+            (&raw mut (*place).to).write(to);
+            (&raw mut (*place).vtable).write(MessageVtable::of::<M>());
+            (&raw mut (*place).bytes).write(bytes);
+            (&raw mut (*place).lane).write(lane);
+            let data = &raw mut (*place).data;
+            if is_inline::<M>() {
+                data.cast::<M>().write(message);
+            } else {
+                data.cast::<*mut M>()
+                    .write(Box::into_raw(Box::new(message)));
+            }
+        }
+    }
+
+    /// Moves the message out of the data of a slot, which must not be dropped afterwards.
+    ///
+    /// # Safety
+    /// The data is that of a slot made from an `M`, and its message has not been moved out before.
     #[inline]
-    pub(crate) unsafe fn into_message<M: Message>(self) -> M {
-        let this = mem::ManuallyDrop::new(self);
-        let place = this.data.as_ptr();
+    pub(crate) unsafe fn take<M: Message>(data: *const Data) -> M {
         if is_inline::<M>() {
-            // SAFETY: the caller vouches for `M`; `ManuallyDrop` keeps the original from being dropped as well.
-            unsafe { place.cast::<M>().read() }
+            // SAFETY: the caller vouches for `M`, and for nobody else using what is left.
+            unsafe { data.cast::<M>().read() }
         } else {
-            // SAFETY: for a type that is not inline `new` stored the pointer of a `Box<M>` here.
-            *unsafe { Box::from_raw(place.cast::<*mut M>().read()) }
+            // SAFETY: as above; for a type that is not inline `counted` stored the pointer of a `Box<M>` here.
+            *unsafe { Box::from_raw(data.cast::<*mut M>().read()) }
         }
     }
 
     /// The message, if it is an `M`.
     pub(crate) fn downcast<M: Message>(self) -> Result<M, Slot> {
         if self.vtable.is(MessageVtable::of::<M>()) {
-            // SAFETY: the table proves the type.
-            Ok(unsafe { self.into_message::<M>() })
+            let this = mem::ManuallyDrop::new(self);
+            // SAFETY: the table proves the type, and the slot is not dropped.
+            Ok(unsafe { Slot::take::<M>(&this.data) })
         } else {
             Err(self)
         }
@@ -168,7 +202,7 @@ mod tests {
         let count = Arc::new(());
         let small = Slot::new(id(), Small(count.clone()));
         let bytes = Slot::bytes_of::<Large>(0);
-        let large = Slot::counted(id(), Large(count.clone(), [7; 8]), bytes);
+        let large = Slot::counted(id(), Large(count.clone(), [7; 8]), bytes, Lane::Remote);
         let aligned = Slot::new(id(), Aligned(count.clone()));
         assert_eq!(Arc::strong_count(&count), 4);
         assert_eq!((small.bytes, large.bytes), (0, 72));
