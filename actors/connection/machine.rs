@@ -375,7 +375,7 @@ impl Connection {
         self.rtt.value()
     }
 
-    /// Bytes of application records that have gone into frames; see [`Accepted`].
+    /// Bytes of application records that have gone into frames; see [`Accepted`](super::Accepted).
     pub fn handed_over(&self) -> u64 {
         let waiting = self.active.as_ref();
         self.queued - waiting.map_or(0, |active| active.queues[APPLICATION].bytes() as u64)
