@@ -314,6 +314,12 @@ impl ConnectionActor {
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
         self.messages_in += inlet.messages;
+        if let Some(link) = &self.link
+            && self.machine.is_open()
+        {
+            // The peer may have said that it takes larger ones from now on.
+            link.set_message_max(self.machine.peer_message_max());
+        }
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.

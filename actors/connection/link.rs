@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub struct Link {
     peer: PeerId,
     connection: ActorId,
     is_muted: AtomicBool,
+    /// Largest body that may be sent.
+    message_max: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -84,8 +86,6 @@ struct State {
     closed: Option<Arc<str>>,
     /// Credit of consumed messages that the connection has not taken yet.
     consumed: u32,
-    /// Largest body that may be sent.
-    message_max: u32,
     buffer: Option<Box<Buffer>>,
 }
 
@@ -107,11 +107,11 @@ impl Link {
             peer,
             connection,
             is_muted: AtomicBool::new(false),
+            message_max: AtomicU32::new(message_max),
             state: Mutex::new(State {
                 is_poked: false,
                 closed: None,
                 consumed: 0,
-                message_max,
                 buffer: None,
             }),
         })
@@ -154,7 +154,7 @@ impl Link {
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
-        let max = state.message_max as usize;
+        let max = self.message_max.load(Ordering::Relaxed) as usize;
         if body.len() > max {
             return Err(SendError::TooLarge {
                 size: body.len(),
@@ -294,9 +294,9 @@ impl Link {
         }
     }
 
-    /// Sets the largest body that may be sent.
+    /// Sets the largest body that may be sent. Cheap enough to be said again and again.
     pub fn set_message_max(&self, max: u32) {
-        self.state.lock().message_max = max;
+        self.message_max.store(max, Ordering::Relaxed);
     }
 
     /// The connection has ended: whoever waits is told why.

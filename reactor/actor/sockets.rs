@@ -586,9 +586,7 @@ impl Core {
     ) -> io::Result<usize> {
         let state = self.owned(socket, owner)?;
         let kind = state.kind;
-        if !matches!(kind, Kind::Stream | Kind::Connecting)
-            || state.write_half != WriteHalf::Open
-        {
+        if !matches!(kind, Kind::Stream | Kind::Connecting) || state.write_half != WriteHalf::Open {
             let text = "only the open writing half of a connection can be written to";
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
