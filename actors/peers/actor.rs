@@ -1,6 +1,6 @@
 //! The shell around [`Peers`]: who asks, who is told, and which core dials.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,10 @@ const SLACK: Duration = Duration::from_millis(10);
 
 /// Orders that may wait for connections without room. Beyond it the connection an order is for is ended instead.
 const UNSENT_MAX: usize = 4096;
+
+/// Ends of connections that are remembered because they overtook the report that the connection is there. Of more, which
+/// would have to fail within the same few turns, the oldest are forgotten.
+const EARLY_ENDS_MAX: usize = 1024;
 
 /// Who is told of peers that come and go: on the core thread, in order with the messages of their connections.
 pub trait Observer: Send + Sync {
@@ -124,6 +128,7 @@ pub struct PeersActor {
     waiting: BTreeMap<u64, Waiting>,
     requests: u64,
     unsent: VecDeque<(ActorId, ConnectionMessage)>,
+    early_ends: BTreeSet<ActorId>,
 }
 
 impl PeersActor {
@@ -138,6 +143,7 @@ impl PeersActor {
             waiting: BTreeMap::new(),
             requests: 0,
             unsent: VecDeque::new(),
+            early_ends: BTreeSet::new(),
         }
     }
 
@@ -171,6 +177,9 @@ impl PeersActor {
             link,
         } = identified;
         let connection = connection.id();
+        if self.early_ends.remove(&connection) {
+            return;
+        }
         self.links.insert(connection, link);
         let introduction = Introduction {
             peer: authenticated.peer,
@@ -348,12 +357,20 @@ impl PeersActor {
         }
     }
 
-    /// Connections whose actor failed.
+    /// Connections that could not report their end. The poke for it overtakes messages, so one of them may have to be
+    /// introduced yet.
     fn bury(&mut self, cx: &mut Context<'_, Self>) {
         let Some(common) = &self.common else { return };
         let fallen = std::mem::take(&mut *common.fallen.lock());
-        for connection in fallen {
-            self.on_closed(connection, DisconnectReason::Internal, cx);
+        for (connection, reason) in fallen {
+            if self.machine.knows(connection) {
+                self.on_closed(connection, reason, cx);
+                continue;
+            }
+            self.early_ends.insert(connection);
+            if self.early_ends.len() > EARLY_ENDS_MAX {
+                self.early_ends.pop_first();
+            }
         }
     }
 }

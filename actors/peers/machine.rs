@@ -519,6 +519,11 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         self.table.connection(peer)
     }
 
+    /// Whether a connection is in use, or waits for a decision or for its end.
+    pub fn knows(&self, connection: C) -> bool {
+        self.table.find_connection(connection).is_some() || self.undecided.contains_key(&connection)
+    }
+
     /// A peer's record without the figures of its connection.
     pub fn record(&self, peer: PeerRef) -> Option<PeerRecord> {
         self.table.record(peer, None)

@@ -222,7 +222,7 @@ impl Handle {
         }
     }
 
-    /// Gives an actor [`Event::Poke`] on the system lane: look into the memory we share. Whoever pokes keeps a mark
+    /// Gives an actor [`Event::Poke`](super::Event::Poke) on the system lane: look into the memory we share. Whoever pokes keeps a mark
     /// there so that one poke is under way at a time; nothing else bounds them.
     pub fn poke(&self, actor: ActorId) {
         let _ = self.shared.push_system(actor.core(), System::Poke(actor));

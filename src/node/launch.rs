@@ -464,7 +464,11 @@ enum CloserMessage {
 impl Message for CloserMessage {}
 
 impl Closer {
+    /// What is left by the deadline ends by itself, each within its own.
     fn finish(&mut self, cx: &mut Context<'_, Self>) {
+        for root in self.roots.drain(..) {
+            cx.stop_actor(root);
+        }
         cx.stop_actor(self.peers.id());
         if let Some(reply) = self.reply.take() {
             reply.send(Ok(()));

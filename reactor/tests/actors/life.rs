@@ -59,15 +59,15 @@ pub fn spawns_are_bounded<F: Fixture>() {
     assert!(f.shutdown(SECOND));
 }
 
+/// A way to end.
+type End = fn(&mut Context<'_, Puppet>) -> Result<(), Failure>;
+
 pub fn deaths_are_told_to_watchers<F: Fixture>() {
     let f = F::start(2);
     let handle = f.handle();
     for core in 0..2 {
         let (watcher, log) = puppet(&f, core);
-        let ends: [(
-            fn(&mut Context<'_, Puppet>) -> Result<(), Failure>,
-            StopReason,
-        ); 4] = [
+        let ends: [(End, StopReason); 4] = [
             (
                 |cx| {
                     cx.stop();

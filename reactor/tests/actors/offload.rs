@@ -20,7 +20,7 @@ pub fn a_job_brings_its_result_to_a_full_mailbox<F: Fixture>() {
     let f = F::with_limits(1, mailboxes_of(1, 1));
     let (actor, log) = puppet(&f, 0);
     order(&f.handle(), &actor, |_, cx| {
-        cx.offload(|_| 40 + 2, |result| note(result));
+        cx.offload(|_| 40 + 2, note);
         let me = cx.address();
         cx.send(&me, Order::Number(1)).expect("room");
         assert!(cx.send(&me, Order::Number(2)).is_err());
@@ -39,9 +39,7 @@ pub fn a_job_that_panics_is_an_error<F: Fixture>() {
         );
     });
     f.until(|| log.has(&Seen::Note("Err(Panicked(\"on purpose\"))".to_owned())));
-    order(&f.handle(), &actor, |_, cx| {
-        cx.offload(|_| 1, |result| note(result))
-    });
+    order(&f.handle(), &actor, |_, cx| cx.offload(|_| 1, note));
     f.until(|| log.has(&Seen::Note("Ok(1)".to_owned())));
     assert!(f.shutdown(SECOND));
 }
@@ -74,7 +72,7 @@ pub fn a_job_may_outlive_whoever_wanted_it<F: Fixture>() {
     let f = F::start(1);
     let (actor, log) = puppet(&f, 0);
     tell(&f.handle(), &actor, |_, cx| {
-        cx.offload(|_| 1, |result| note(result));
+        cx.offload(|_| 1, note);
         Err(Failure::new("on purpose"))
     });
     f.until(|| f.handle().undeliverable() == 1);

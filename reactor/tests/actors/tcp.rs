@@ -164,7 +164,8 @@ fn write<F: Fixture>(f: &F, actor: &Address<Puppet>, socket: SocketId, bytes: Ve
 fn echo(event: &Event<'_>, cx: &mut Context<'_, Puppet>) {
     match event {
         Event::Data { socket, bytes } => {
-            if cx.write(*socket, bytes).expect("writes") > 0 {
+            let unsent = cx.write(*socket, bytes).expect("writes");
+            if unsent > 0 {
                 cx.pause_reading(*socket);
             }
         }
