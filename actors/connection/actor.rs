@@ -42,6 +42,10 @@ const TURN_BYTES_MAX: usize = 512 << 10;
 /// Bytes kept of an inbound socket whose handshake has no place yet: more than the first flight of any dialler.
 const GATE_BYTES_MAX: usize = 512;
 
+/// How long a socket that was refused at the door may take to read why. It keeps its place there meanwhile, so that
+/// refused sockets cannot pile up.
+const REFUSED_LINGER: Duration = Duration::from_millis(500);
+
 /// How late a keep-alive may look, so that thousands share their wake-ups.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(1);
 
@@ -60,8 +64,17 @@ pub struct Common {
     pub admission: Admission<ActorId>,
     /// The runtime.
     pub handle: Handle,
-    /// Connections that ended without a report, because their actor failed. The judge is poked for each.
-    pub fallen: Mutex<Vec<ActorId>>,
+    /// Connections that ended without a report, because their actor failed or the judge had no room. The judge is poked
+    /// for each.
+    pub fallen: Mutex<Vec<(ActorId, DisconnectReason)>>,
+}
+
+impl Common {
+    /// Tells the judge of an end in the one way that always has room.
+    fn fall(&self, connection: ActorId, reason: DisconnectReason) {
+        self.fallen.lock().push((connection, reason));
+        self.handle.poke(self.judge.id());
+    }
 }
 
 /// Orders to a connection.
@@ -158,7 +171,7 @@ pub enum Origin {
         /// Its attempt.
         attempt: u8,
         /// Who wants to know how the handshake goes.
-        dialler: Recipient<HandshakeOutcome>,
+        dialler: Address<Dialler>,
     },
 }
 
@@ -210,6 +223,8 @@ struct Early {
     /// First bytes of an inbound connection whose handshake has no place yet; `None` once it has.
     gate: Option<Vec<u8>>,
     retry_at: Option<Instant>,
+    /// When a refused socket goes, whether its peer has read the refusal or not.
+    leave_at: Option<Instant>,
     is_kept: bool,
     refused: Option<RefusedReason>,
     /// Messages that came between the peer's `Accept` and the judge's word. The peer's window bounds them.
@@ -241,6 +256,7 @@ impl ConnectionActor {
                     origin: Some(origin),
                     gate,
                     retry_at: None,
+                    leave_at: None,
                     is_kept: false,
                     refused: None,
                     held: Vec::new(),
@@ -295,9 +311,7 @@ impl ConnectionActor {
     }
 
     fn on_data(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
-        if self.early()
-            .is_some_and(|early| early.gate.is_some())
-        {
+        if self.early().is_some_and(|early| early.gate.is_some()) {
             return self.on_gated(bytes, cx);
         }
         self.feed(bytes, cx);
@@ -316,6 +330,17 @@ impl ConnectionActor {
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
         self.messages_in += inlet.messages;
+        self.pass_message_max();
+    }
+
+    /// The peer may take larger messages from now on.
+    fn pass_message_max(&mut self) {
+        let message_max = self.machine.peer_message_max();
+        if let Some(link) = &self.link
+            && link.message_max() != message_max
+        {
+            link.set_message_max(message_max);
+        }
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
@@ -329,7 +354,9 @@ impl ConnectionActor {
             } else {
                 MESSAGE_1_BYTES
             };
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let (Some(gate), Some(Origin::Inbound(ticket))) = (&mut early.gate, &early.origin) else {
             return;
         };
@@ -350,7 +377,9 @@ impl ConnectionActor {
 
     fn ask_for_place(&mut self, cx: &mut Context<'_, Self>) {
         let now = cx.now();
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let Some(Origin::Inbound(ticket)) = &early.origin else {
             return;
         };
@@ -413,6 +442,22 @@ impl ConnectionActor {
         cx.flush_later();
     }
 
+    /// Takes over all that was accepted so far, because the connection is about to be closed and goes on to write only
+    /// what it has.
+    fn take_last(&mut self) {
+        if let Some(encoded) = self.take_unqueued() {
+            self.machine.queue_last(encoded);
+        }
+        let Some(link) = &self.link else { return };
+        let mut encoded = Encoded::new();
+        link.take(self.machine.is_open(), &mut encoded);
+        if !encoded.is_empty() {
+            self.messages_out += encoded.count() as u64;
+            self.is_sending = true;
+            self.machine.queue_last(encoded);
+        }
+    }
+
     fn queue(&mut self, encoded: Encoded) {
         if let Err((error, encoded)) = self.machine.queue_encoded(encoded) {
             match error {
@@ -473,6 +518,11 @@ impl ConnectionActor {
             match event {
                 Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
                 Event::Opened => self.on_opened(cx),
+                Event::MessageMax(max) => {
+                    if let Some(link) = &self.link {
+                        link.set_message_max(max);
+                    }
+                }
                 Event::Drained(Class::Application) => {
                     if let Some(encoded) = self.take_unqueued() {
                         self.queue(encoded);
@@ -486,8 +536,14 @@ impl ConnectionActor {
                         // A socket that is gone already says so itself.
                         let _ = cx.shutdown_write(socket);
                     }
+                    if let Some(early) = early_in(&mut self.extra) {
+                        early.leave_at = Some(cx.now() + REFUSED_LINGER);
+                    }
                 }
                 Event::Finished { abort } => {
+                    if let Some(link) = &self.link {
+                        link.close(Arc::from("the connection has ended"));
+                    }
                     if let Some(socket) = self.socket.take() {
                         cx.close(socket, abort);
                     }
@@ -501,9 +557,11 @@ impl ConnectionActor {
         {
             self.report(Report::Alive(cx.address(), token), cx);
         }
-        let retry = self.early().and_then(|early| early.retry_at);
-        let deadline = [self.machine.poll_timeout(), retry]
+        let early = self.early();
+        let early = early.map_or([None; 2], |early| [early.retry_at, early.leave_at]);
+        let deadline = [self.machine.poll_timeout()]
             .into_iter()
+            .chain(early)
             .flatten()
             .min();
         let slack = if self.machine.is_open() {
@@ -515,7 +573,9 @@ impl ConnectionActor {
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
-        let Some(early) = early_in(&mut self.extra) else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let dial = match &early.origin {
             Some(Origin::Outbound { dial, .. }) => Some(*dial),
             Some(Origin::Inbound(_)) => {
@@ -528,7 +588,8 @@ impl ConnectionActor {
             }
             None => None,
         };
-        let link = Link::new(authenticated.peer, cx.id(), authenticated.about.message_max);
+        let message_max = self.machine.peer_message_max();
+        let link = Link::new(authenticated.peer, cx.id(), message_max);
         self.link = Some(link.clone());
         let addr = early.addr;
         let identified = Identified {
@@ -560,13 +621,14 @@ impl ConnectionActor {
             dialler,
         }) = early.origin
         {
+            let result = Ok(());
             tell(
                 cx,
                 &dialler,
                 HandshakeOutcome {
                     dial,
                     attempt,
-                    result: Ok(()),
+                    result,
                 },
             );
         }
@@ -583,42 +645,81 @@ impl ConnectionActor {
 
     fn on_closed(&mut self, error: Error, cx: &mut Context<'_, Self>) {
         log::debug!("connection {}: {error}", cx.id());
-        if let Some(link) = &self.link {
-            link.close(Arc::from(error.to_string()));
-        }
         self.is_over = true;
-        if let Some(mut early) = self.take_early() {
-            if let Some(Origin::Outbound {
+        let is_written_out = matches!(error, Error::ClosedHere { .. });
+        match &self.link {
+            Some(link) if is_written_out => link.shut(Arc::from(error.to_string())),
+            Some(link) => link.close(Arc::from(error.to_string())),
+            None => {}
+        }
+        self.end_early(&error, cx);
+        // Before it was identified nobody knew of it.
+        if self.link.is_some() {
+            self.report_end(DisconnectReason::from_end(&error, self.lost), cx);
+        }
+    }
+
+    /// The end of a connection that was not announced. Whoever was let in at the door and is refused keeps the place there
+    /// until the socket is gone.
+    fn end_early(&mut self, error: &Error, cx: &mut Context<'_, Self>) {
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
+        early.held.clear();
+        match early.origin.take() {
+            Some(Origin::Outbound {
                 dial,
                 attempt,
                 dialler,
-            }) = early.origin.take()
-            {
+            }) => {
                 let failure = match early.refused {
                     Some(reason) => AttemptFailure::Refused(reason),
-                    None => AttemptFailure::from_end(&error, self.lost),
+                    None => AttemptFailure::from_end(error, self.lost),
                 };
+                let result = Err(failure);
                 tell(
                     cx,
                     &dialler,
                     HandshakeOutcome {
                         dial,
                         attempt,
-                        result: Err(failure),
+                        result,
                     },
                 );
+                self.take_early();
             }
+            Some(Origin::Inbound(ticket)) => {
+                early.origin = Some(Origin::Inbound(ticket));
+                let has_asked = early.retry_at.take().is_some();
+                if early.gate.take().is_some() && !has_asked {
+                    // It has said too little to be told anything.
+                    self.abort(cx);
+                }
+            }
+            None => drop(self.take_early()),
         }
-        // Before it was identified nobody knew of it.
-        if self.link.is_some() {
-            let reason = DisconnectReason::from_end(&error, self.lost);
-            self.report(Report::Closed(cx.address(), reason), cx);
+    }
+
+    /// Tells the judge that it is over, unless the judge has never heard of it.
+    fn report_end(&mut self, reason: DisconnectReason, cx: &mut Context<'_, Self>) {
+        if is_unknown(&self.take_outbox()) {
+            return;
+        }
+        let closed = Report::Closed(cx.address(), reason);
+        if let Err(refused) = cx.send_to(&self.common.judge, closed)
+            && refused.is_full()
+        {
+            self.common.fall(cx.id(), reason);
         }
     }
 
     /// Tells the judge. While it has no room reports wait here in their order.
     fn report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
-        if self.extra.as_ref().is_none_or(|extra| extra.outbox.is_empty()) {
+        if self
+            .extra
+            .as_ref()
+            .is_none_or(|extra| extra.outbox.is_empty())
+        {
             let Err(refused) = cx.send_to(&self.common.judge, report) else {
                 return;
             };
@@ -659,13 +760,19 @@ fn early_in(extra: &mut Option<Box<Extra>>) -> Option<&mut Early> {
     extra.as_mut()?.early.as_mut()
 }
 
+/// Whether the judge has never heard of the connection whose reports wait.
+fn is_unknown(untold: &[Report]) -> bool {
+    let introduces = |report: &Report| matches!(report, Report::Identified(_));
+    untold.iter().any(introduces)
+}
+
 /// A dialler has few dials and answers at once; if it has no room all the same, its own deadline ends the dial.
 fn tell(
     cx: &mut Context<'_, ConnectionActor>,
-    dialler: &Recipient<HandshakeOutcome>,
+    dialler: &Address<Dialler>,
     outcome: HandshakeOutcome,
 ) {
-    if let Err(refused) = cx.send_to(dialler, outcome) {
+    if let Err(refused) = cx.send(dialler, DiallerMessage::Handshake(outcome)) {
         log::warn!("a dialler could not be told of its connection: {refused}");
     }
 }
@@ -697,7 +804,10 @@ impl Actor for ConnectionActor {
                 }
                 self.machine.close(now, reason.close_code(), "");
             }
-            ConnectionMessage::Close(code, reason) => self.machine.close(now, code, reason),
+            ConnectionMessage::Close(code, reason) => {
+                self.take_last();
+                self.machine.close(now, code, reason);
+            }
             ConnectionMessage::Probe(token) => {
                 self.extra().probe = Some(token);
                 self.machine.probe(now);
@@ -744,12 +854,14 @@ impl Actor for ConnectionActor {
             }
             Happening::Poke => self.take_link(cx),
             Happening::Wake => {
-                if self.early()
-                    .is_some_and(|early| early.retry_at.is_some())
-                {
+                if self.early().is_some_and(|early| early.retry_at.is_some()) {
                     self.ask_for_place(cx);
                 }
                 self.machine.handle_timeout(cx.now());
+                let leave_at = self.early().and_then(|early| early.leave_at);
+                if leave_at.is_some_and(|at| at <= cx.now()) {
+                    self.abort(cx);
+                }
                 if let Some(link) = &self.link {
                     link.release();
                 }
@@ -768,16 +880,22 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
-        if self.is_over || self.link.is_none() || self.socket.is_none() {
-            // Evicted at the door, or finished.
-            if let Some(socket) = self.socket.take() {
-                cx.close(socket, !self.is_over);
-            }
+        let Some(socket) = self.socket else {
+            return Drain::Done;
+        };
+        if self.link.is_none() {
+            // Evicted at the door, refused there, or its dial was given up.
+            self.socket = None;
+            cx.close(socket, !self.is_over);
             return Drain::Done;
         }
         log::trace!("connection {}: {reason}", cx.id());
         let now = cx.now();
-        self.machine.close(now, CloseCode::ShuttingDown, "");
+        // One that is closing already goes on with it: what was sent is still to be written.
+        if !self.is_over {
+            self.take_last();
+            self.machine.close(now, CloseCode::ShuttingDown, "");
+        }
         let deadline = now + self.machine.config().timing.close * 2;
         self.drain(cx);
         self.flush(cx);
@@ -791,14 +909,34 @@ impl Actor for ConnectionActor {
 }
 
 impl Drop for ConnectionActor {
+    /// Whoever counts on it has to learn of it, also if the actor failed or its runtime ends.
     fn drop(&mut self) {
-        let Some(link) = self.link.take().filter(|_| !self.is_over) else {
+        let origin = self.take_early().and_then(|early| early.origin);
+        if let Some(Origin::Outbound {
+            dial,
+            attempt,
+            dialler,
+        }) = origin
+        {
+            let result = Err(AttemptFailure::from_io(&ErrorKind::Other.into()));
+            let outcome = DiallerMessage::Handshake(HandshakeOutcome {
+                dial,
+                attempt,
+                result,
+            });
+            if self.common.handle.try_send(&dialler, outcome).is_err() {
+                log::debug!("a dialler has ended before its connection");
+            }
+        }
+        let Some(link) = self.link.take() else {
             return;
         };
-        // Dropped without a word: the actor failed, or its runtime ends. Whoever counts on it has to learn of it.
         link.close(Arc::from("the connection's actor ended"));
-        self.common.fallen.lock().push(link.connection());
-        self.common.handle.poke(self.common.judge.id());
+        let untold = self.take_outbox();
+        if !self.is_over && !is_unknown(&untold) {
+            self.common
+                .fall(link.connection(), DisconnectReason::Internal);
+        }
     }
 }
 

@@ -115,7 +115,11 @@ mod tests {
         budget.adjust(MemoryKind::SendBuffers, 0, 100);
         assert!(budget.is_over() && budget.used() == 105);
         budget.adjust(MemoryKind::Queues, 6, 0);
-        assert_eq!(budget.used(), 100, "less than nothing is nothing");
+        assert_eq!(
+            (budget.used(), budget.used_for(MemoryKind::Queues)),
+            (99, 0),
+            "discounted before it is counted"
+        );
         budget.adjust(MemoryKind::Queues, 0, 6);
         assert_eq!(budget.used(), 105);
     }

@@ -31,8 +31,8 @@ pub(crate) fn listen(addr: SocketAddr, options: ListenOptions) -> io::Result<Soc
     socket
         .bind(&addr.into())
         .map_err(|error| explain_bind(addr, error))?;
-    if options.reuse_port == ReusePort::First && os::REUSE_PORT_BALANCES {
-        os::share_port(&socket)?;
+    if options.reuse_port == ReusePort::First {
+        os::allow_sharing(&socket)?;
     }
     os::prepare_stream(&socket, UNSENT_MAX)?;
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);

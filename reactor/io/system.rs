@@ -101,7 +101,8 @@ enum Kind {
 const NIL: u32 = u32::MAX;
 
 impl<S: Selector> SystemDriver<S> {
-    pub(crate) fn with_selector(mut selector: S, shared: &Shared) -> io::Result<SystemDriver<S>> {
+    /// A driver over any selector, for one core.
+    pub fn with_selector(mut selector: S, shared: &Shared) -> io::Result<SystemDriver<S>> {
         let clock_watch = Watch::clock();
         let clock_watch = clock_watch.filter(|watch| selector.watch(watch, WATCH_CLOCK).is_ok());
         Ok(SystemDriver {

@@ -93,6 +93,11 @@ pub(crate) fn share_port(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets others join the port of a listener: connections that leave from it.
+pub(crate) fn allow_sharing(listener: &Socket) -> io::Result<()> {
+    share_port(listener)
+}
+
 /// These systems choose the port in `bind`.
 pub(crate) fn bind_without_port(_socket: &Socket) {}
 

@@ -4,13 +4,15 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 
-use socket2::{InterfaceIndexOrAddress, SockAddr, Socket};
+use socket2::{SockAddr, Socket};
 
 use crate::io::driver::{Datagram, Ecn, Transmit};
 use crate::io::udp::{Segments, canonical, is_icmp_error};
 
 /// Datagrams a call.
 const BATCH: usize = 16;
+/// Bytes of the largest datagram there is.
+const DATAGRAM_MAX: usize = 65_536;
 
 /// Stateless here.
 pub(crate) struct Datagrams;
@@ -41,11 +43,11 @@ impl Datagrams {
         index: u32,
         join: bool,
     ) -> io::Result<()> {
-        let interface = InterfaceIndexOrAddress::Address(addr_of(index)?);
+        let interface = addr_of(index)?;
         if join {
-            socket.join_multicast_v4_n(&group, &interface)
+            socket.join_multicast_v4(&group, &interface)
         } else {
-            socket.leave_multicast_v4_n(&group, &interface)
+            socket.leave_multicast_v4(&group, &interface)
         }
     }
 
@@ -57,7 +59,9 @@ impl Datagrams {
         each: &mut dyn FnMut(Datagram<'_>),
     ) -> io::Result<usize> {
         let mut count = 0;
-        while count < BATCH {
+        let mut buffer = buffer;
+        // What does not fit is cut off, so a further one is only received where any fits.
+        while count == 0 || count < BATCH && buffer.len() >= DATAGRAM_MAX {
             // SAFETY: `recv_from` never writes anything uninitialised, and `u8` has the layout of its `MaybeUninit`.
             let room =
                 unsafe { &mut *(std::ptr::from_mut::<[u8]>(buffer) as *mut [MaybeUninit<u8>]) };
@@ -66,7 +70,8 @@ impl Datagrams {
                     let Some(from) = from.as_socket() else {
                         continue;
                     };
-                    let (from, data) = (canonical(from), &mut buffer[..len]);
+                    let (from, data) = (canonical(from), buffer.split_off_mut(..len));
+                    let data = data.expect("the system writes no further than it was told");
                     each(Datagram {
                         from,
                         to: None,

@@ -21,7 +21,8 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
         let interface = found
             .entry(name.to_string_lossy().into_owned())
             .or_insert_with_key(|key| {
-                let has = |flag: libc::c_int| entry.ifa_flags & flag as libc::c_uint != 0;
+                // The flags have another width on each system; those asked for are among the lower 16 bits.
+                let has = |flag: libc::c_int| entry.ifa_flags as libc::c_int & flag != 0;
                 Interface {
                     name: key.clone(),
                     // SAFETY: a string with an end is all that the call asks for.

@@ -62,6 +62,11 @@ pub(crate) fn share_port(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)
 }
 
+/// Nothing: here the option would let any program take the listener's port over.
+pub(crate) fn allow_sharing(_listener: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
 /// The port is chosen in `bind`.
 pub(crate) fn bind_without_port(_socket: &Socket) {}
 

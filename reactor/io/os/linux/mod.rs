@@ -78,6 +78,11 @@ pub(crate) fn share_port(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)
 }
 
+/// Lets others join the port of a listener: further listeners, and connections that leave from it.
+pub(crate) fn allow_sharing(listener: &Socket) -> io::Result<()> {
+    share_port(listener)
+}
+
 /// Leaves the choice of the port to `connect`, which can then use one port towards many remotes.
 pub(crate) fn bind_without_port(socket: &Socket) {
     // Only saves ports: without it the bind still works.
