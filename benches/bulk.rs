@@ -1,6 +1,7 @@
 //! How much processor time does a gigabyte over one connection take, at the sender?
 //!
-//! Two processes: this one sends through [`Outgoing::send_bytes`], its child receives through `Node::on_bytes`. Beside
+//! Two processes, each kept on a processor of its own unless `--unpinned` is given: what crosses between processors then
+//! is the connection alone, and runs can be compared. This one sends through [`Outgoing::send_bytes`], its child receives through `Node::on_bytes`. Beside
 //! it the limits in the same run: plain TCP between two processes, the cipher alone over the same frames, and memcpy.
 
 use std::io::{Read, Write};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use mischief::{Node, NodeBuilder, Outgoing, SendError};
 use mischief_benches::harness::{Bench, Budget};
 use mischief_benches::other::Other;
-use mischief_benches::system::process_cpu;
+use mischief_benches::system::{pin, process_cpu};
 use ring::aead;
 
 const GB: f64 = 1e9;
@@ -20,6 +21,10 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn main() {
     let bench = Bench::new("bulk");
+    let is_child = bench.has("--child");
+    if !bench.has("--unpinned") && pin(usize::from(is_child)).is_err() {
+        bench.note("there is only one processor, or it may not be chosen");
+    }
     match bench.option::<String>("--child").as_deref() {
         Some("node") => return receive_messages(bench.has("--chacha")),
         Some("tcp") => return receive_stream(),
@@ -141,6 +146,9 @@ fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
     let warm_up = bytes / 16;
     let total = (warm_up + bytes) / size * size;
     let mut args = vec!["--child", "node"];
+    if std::env::args().any(|arg| arg == "--unpinned") {
+        args.push("--unpinned");
+    }
     if is_chacha {
         args.push("--chacha");
     }
@@ -202,7 +210,11 @@ fn receive_stream() {
 }
 
 fn send_stream(size: usize, bytes: usize) -> Cost {
-    let mut other = Other::start(&["--child", "tcp"]);
+    let mut args = vec!["--child", "tcp"];
+    if std::env::args().any(|arg| arg == "--unpinned") {
+        args.push("--unpinned");
+    }
+    let mut other = Other::start(&args);
     let mut stream = TcpStream::connect(other.line()).expect("the other process listens");
     stream.set_nodelay(true).expect("it is a TCP socket");
     let body = vec![7; size];
@@ -233,7 +245,7 @@ fn seal(is_chacha: bool, bytes: usize) -> f64 {
             nonce[4..].copy_from_slice(&(counter as u64).to_le_bytes());
             let nonce = aead::Nonce::assume_unique_for_key(nonce);
             let tag = key.seal_in_place_separate_tag(nonce, aead::Aad::empty(), &mut frame);
-            std::hint::black_box(tag.expect("a frame is short"));
+            let _ = std::hint::black_box(tag.expect("a frame is short"));
         }
     });
     cost.cpu / cost.gb

@@ -1,7 +1,8 @@
 //! How many messages of 64 bytes does one connection carry in a second, through the public interface?
 //!
 //! One thread queues with `Outgoing::send_bytes`; the receiving node counts in `Node::on_bytes`. Both nodes are in this
-//! process, each with one core, so on two processors sender, cores and callbacks share what there is.
+//! process, each with one core. The sending thread and its node are kept on one processor and the receiving node on
+//! another, unless `--unpinned` is given: the system's scheduler moves three busy threads about on two processors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mischief::{Callbacks, Node, NodeBuilder, SendError};
 use mischief_benches::harness::{Bench, Budget};
-use mischief_benches::system::process_cpu;
+use mischief_benches::system::{pin, process_cpu};
 
 const SIZE: usize = 64;
 const LONG: Duration = Duration::from_secs(60);
@@ -57,7 +58,15 @@ fn node(aes: bool) -> NodeBuilder {
     }
 }
 
+/// Keeps this thread and those that it starts on one processor, if there is such a one.
+fn keep_on(cpu: usize) {
+    if !std::env::args().any(|arg| arg == "--unpinned") {
+        let _ = pin(cpu);
+    }
+}
+
 fn run(callbacks: Callbacks, aes: bool, count: usize) -> Cost {
+    keep_on(1);
     let receiver = node(aes)
         .listen("127.0.0.1:0")
         .callbacks(callbacks)
@@ -75,6 +84,7 @@ fn run(callbacks: Callbacks, aes: bool, count: usize) -> Cost {
             done.send(()).expect("the main thread waits");
         }
     });
+    keep_on(0);
     let sender = node(aes).start().expect("it needs nothing");
     let peer = sender
         .connect(&receiver.listen_addrs()[0].to_string())

@@ -4,7 +4,8 @@
     python3 docs/wire-decode.py tests/vectors/wire.json      checks; one line for each vector
     python3 docs/wire-decode.py --show tests/vectors/wire.json   prints every unit and record as well
 
-It needs Python 3.8 or later and the package `cryptography`, and shares no code with the Rust implementation. From the
+`-` in place of a file reads from standard input. It needs Python 3.8 or later and the package `cryptography` of version
+40 or later, and shares no code with the Rust implementation. From the
 secrets of both sides in the file it plays the handshake, verifies both identities, opens every frame and puts the
 records together again.
 """
@@ -387,8 +388,11 @@ def main():
         arguments = arguments[1:]
     if len(arguments) != 1:
         sys.exit(__doc__)
-    with open(arguments[0], encoding="utf-8") as file:
-        vectors = json.load(file)["vectors"]
+    if arguments[0] == "-":
+        vectors = json.load(sys.stdin)["vectors"]
+    else:
+        with open(arguments[0], encoding="utf-8") as file:
+            vectors = json.load(file)["vectors"]
     for vector in vectors:
         check_vector(vector)
         print(f"{vector['name']}: holds")

@@ -3,7 +3,7 @@
 //! Read first: [`Node`], a handle to a running node; [`NodeBuilder`], how it is to be; [`Outgoing`], the fast way to one
 //! peer.
 //!
-//! ```no_run
+//! ```
 //! use mischief::Node;
 //! use serde_json::json;
 //!
@@ -41,6 +41,11 @@ mod memory_disk;
 pub mod network_key;
 mod node;
 pub mod terminal;
+
+/// The examples of the README are run with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use mischief_actors as actors;
 pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};

@@ -246,10 +246,9 @@ fn signals_end_a_node_after_what_was_sent() {
             let event = other.program.event("text");
             assert_eq!(event["text"], format!("{number}{text}"));
         }
-        assert_eq!(
-            other.program.event("peer_disconnected")["peer"],
-            node.id.as_str()
-        );
+        let event = other.program.event("peer_disconnected");
+        assert_eq!(event["peer"], node.id.as_str());
+        assert_eq!(event["reason"], "stopping", "it was told why");
     }
 }
 

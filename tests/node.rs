@@ -1,9 +1,10 @@
 //! Nodes over real sockets, through the public interface.
 
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use mischief::{Node, NodeEvent};
+use mischief::actors::connection::reason::RefusedReason;
+use mischief::{Callbacks, DisconnectReason, Node, NodeEvent, SendError};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -77,4 +78,117 @@ fn a_peer_that_stops_is_announced_as_gone() {
         matches!(seen[1], NodeEvent::PeerDisconnected { peer, .. } if peer == b.id()),
         "{seen:?}"
     );
+}
+
+/// What was sent is written before a connection is closed, however it is closed.
+#[test]
+fn what_was_sent_arrives_although_the_sender_stops() {
+    for is_stopped in [true, false] {
+        let (a, b) = (node("a"), node("b"));
+        let (sender, received) = mpsc::channel();
+        let ends = sender.clone();
+        b.on_bytes(move |_, bytes| sender.send(Ok(bytes[0])).expect("the test waits"));
+        b.on_event(move |event| {
+            if let NodeEvent::PeerDisconnected { reason, .. } = event {
+                ends.send(Err(*reason)).expect("the test waits");
+            }
+        });
+        let peer = a
+            .connect(&b.listen_addrs()[0].to_string())
+            .wait()
+            .expect("b listens");
+        let outgoing = a.outgoing(&peer).expect("it is connected");
+        for number in 0..200 {
+            outgoing.send_bytes(&[number; 4000]).expect("there is room");
+        }
+        if is_stopped {
+            assert!(a.stop(LONG), "it ends in time");
+        } else {
+            a.disconnect(&peer).wait().expect("it is connected");
+        }
+        for number in 0..200 {
+            assert_eq!(received.recv_timeout(LONG), Ok(Ok(number)));
+        }
+        let reason = match is_stopped {
+            true => DisconnectReason::Refused(RefusedReason::Stopping),
+            false => DisconnectReason::ByPeer,
+        };
+        assert_eq!(received.recv_timeout(LONG), Ok(Err(reason)));
+    }
+}
+
+/// A program with a loop of its own: nothing is called back but by `pump`.
+#[test]
+fn a_node_is_pumped_by_its_callers_loop() {
+    let server = node("server");
+    let client = Node::builder()
+        .protocol("test", "1.0")
+        .callbacks(Callbacks::Pump)
+        .start()
+        .expect("it needs nothing");
+    let answering = server.downgrade();
+    server.on_text(move |peer, text| {
+        let node = answering.upgrade().expect("the test holds it");
+        drop(node.send_text(peer, &text.to_uppercase()));
+    });
+    let here = std::thread::current().id();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (texts, events) = (seen.clone(), seen.clone());
+    let note = move |what: String| {
+        assert_eq!(std::thread::current().id(), here);
+        texts.lock().expect("no panic").push(what);
+    };
+    client.on_text(move |_, text| note(text.to_owned()));
+    client.on_event(move |event| {
+        if let NodeEvent::PeerConnected { direction, .. } = event {
+            let name = direction.name().to_owned();
+            events.lock().expect("no panic").push(name);
+        }
+    });
+    assert!(client.event_descriptor().is_ok());
+    let peer = client
+        .connect(&server.listen_addrs()[0].to_string())
+        .wait()
+        .expect("the server listens");
+    client.send_text(&peer, "a").wait().expect("connected");
+    client.send_text(&peer, "b").wait().expect("connected");
+    while seen.lock().expect("no panic").len() < 3 {
+        assert!(client.pump(LONG) > 0, "both answers come");
+    }
+    assert_eq!(*seen.lock().expect("no panic"), ["out", "A", "B"]);
+    assert_eq!(client.stats().panics, 0);
+}
+
+#[test]
+fn a_trusted_peer_may_send_larger_messages() {
+    let (a, b) = (node("a"), node("b"));
+    let (sender, received) = mpsc::channel();
+    b.on_bytes(move |_, bytes| {
+        let is_whole = bytes.iter().all(|byte| *byte == 7);
+        sender
+            .send((bytes.len(), is_whole))
+            .expect("the test waits");
+    });
+    let peer = a
+        .connect(&b.listen_addrs()[0].to_string())
+        .wait()
+        .expect("b listens");
+    let body = vec![7; 16 << 20];
+    let (most, all) = (&body[..1 << 20], &body[..]);
+    a.send_bytes(&peer, most).wait().expect("1 MiB is allowed");
+    assert_eq!(received.recv_timeout(LONG), Ok((1 << 20, true)));
+    let refused = a.send_bytes(&peer, &body[..(1 << 20) + 1]).wait();
+    assert!(
+        matches!(refused, Err(SendError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    b.trust(&a.id()).wait().expect("it runs");
+    // The news takes its way to the other node.
+    let mut sent = std::iter::repeat_with(|| {
+        std::thread::yield_now();
+        a.send_bytes(&peer, all).wait_for(LONG)
+    });
+    let outcome = sent.find(|result| !matches!(result, Err(SendError::TooLarge { .. })));
+    assert_eq!(outcome, Some(Ok(())));
+    assert_eq!(received.recv_timeout(LONG), Ok((16 << 20, true)));
 }

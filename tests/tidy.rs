@@ -302,6 +302,26 @@ fn a_subsystem_that_reaches_into_another_is_found() {
 }
 
 #[test]
+fn what_a_subsystem_shows_may_be_used() {
+    let user = (
+        "actors/good/machine.rs",
+        "use crate::other::routing::Table;",
+    );
+    for (root, is_found) in [
+        ("//! O.\npub mod routing;\n", false),
+        ("mod routing;\n", true),
+    ] {
+        let files = [
+            user,
+            ("actors/other/mod.rs", root),
+            ("actors/other/routing.rs", ""),
+        ];
+        let is_it = |finding: &Finding| finding.why.contains("reaches into");
+        assert_eq!(check(&files).iter().any(is_it), is_found);
+    }
+}
+
+#[test]
 fn a_subsystem_without_its_shape_is_found() {
     assert_clean(&check_in_subsystem((
         "actors/good/mod.rs",

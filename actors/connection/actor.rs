@@ -42,6 +42,10 @@ const TURN_BYTES_MAX: usize = 512 << 10;
 /// Bytes kept of an inbound socket whose handshake has no place yet: more than the first flight of any dialler.
 const GATE_BYTES_MAX: usize = 512;
 
+/// How long a socket that was refused at the door may take to read why. It keeps its place there meanwhile, so that
+/// refused sockets cannot pile up.
+const REFUSED_LINGER: Duration = Duration::from_millis(500);
+
 /// How late a keep-alive may look, so that thousands share their wake-ups.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(1);
 
@@ -60,8 +64,17 @@ pub struct Common {
     pub admission: Admission<ActorId>,
     /// The runtime.
     pub handle: Handle,
-    /// Connections that ended without a report, because their actor failed. The judge is poked for each.
-    pub fallen: Mutex<Vec<ActorId>>,
+    /// Connections that ended without a report, because their actor failed or the judge had no room. The judge is poked
+    /// for each.
+    pub fallen: Mutex<Vec<(ActorId, DisconnectReason)>>,
+}
+
+impl Common {
+    /// Tells the judge of an end in the one way that always has room.
+    fn fall(&self, connection: ActorId, reason: DisconnectReason) {
+        self.fallen.lock().push((connection, reason));
+        self.handle.poke(self.judge.id());
+    }
 }
 
 /// Orders to a connection.
@@ -158,7 +171,7 @@ pub enum Origin {
         /// Its attempt.
         attempt: u8,
         /// Who wants to know how the handshake goes.
-        dialler: Recipient<HandshakeOutcome>,
+        dialler: Address<Dialler>,
     },
 }
 
@@ -168,17 +181,11 @@ pub struct ConnectionActor {
     common: Arc<Common>,
     socket: Option<SocketId>,
     link: Option<Arc<Link>>,
-    /// Gone once the connection is announced.
-    early: Option<Box<Early>>,
-    /// Messages that the machine's queue had no room for.
-    unqueued: Option<Box<Encoded>>,
-    /// A report that the judge had no room for, and those after it.
-    outbox: Vec<Report>,
+    extra: Option<Box<Extra>>,
     messages_in: u64,
     messages_out: u64,
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
-    probe: Option<ProbeToken>,
     is_over: bool,
     /// How the transport broke, if it did.
     lost: Option<ErrorKind>,
@@ -188,6 +195,27 @@ pub struct ConnectionActor {
 /// `Alive` and `Figures`, which are dropped instead.
 const OUTBOX_MAX: usize = 4;
 
+/// What a connection needs only at times. An idle one has none of it, because thousands are idle.
+#[derive(Default)]
+struct Extra {
+    /// Gone once the connection is announced.
+    early: Option<Early>,
+    /// Messages that the machine's queue had no room for.
+    unqueued: Option<Encoded>,
+    /// A report that the judge had no room for, and those after it.
+    outbox: Vec<Report>,
+    probe: Option<ProbeToken>,
+}
+
+impl Extra {
+    fn is_empty(&self) -> bool {
+        self.early.is_none()
+            && self.unqueued.is_none()
+            && self.outbox.is_empty()
+            && self.probe.is_none()
+    }
+}
+
 /// What a connection needs until it is announced.
 struct Early {
     addr: SocketAddr,
@@ -195,6 +223,8 @@ struct Early {
     /// First bytes of an inbound connection whose handshake has no place yet; `None` once it has.
     gate: Option<Vec<u8>>,
     retry_at: Option<Instant>,
+    /// When a refused socket goes, whether its peer has read the refusal or not.
+    leave_at: Option<Instant>,
     is_kept: bool,
     refused: Option<RefusedReason>,
     /// Messages that came between the peer's `Accept` and the judge's word. The peer's window bounds them.
@@ -220,32 +250,68 @@ impl ConnectionActor {
             common,
             socket: None,
             link: None,
-            early: Some(Box::new(Early {
-                addr,
-                origin: Some(origin),
-                gate,
-                retry_at: None,
-                is_kept: false,
-                refused: None,
-                held: Vec::new(),
+            extra: Some(Box::new(Extra {
+                early: Some(Early {
+                    addr,
+                    origin: Some(origin),
+                    gate,
+                    retry_at: None,
+                    leave_at: None,
+                    is_kept: false,
+                    refused: None,
+                    held: Vec::new(),
+                }),
+                ..Extra::default()
             })),
-            unqueued: None,
-            outbox: Vec::new(),
             messages_in: 0,
             messages_out: 0,
             is_sending: false,
-            probe: None,
             is_over: false,
             lost: None,
         }
     }
 
+    fn early(&self) -> Option<&Early> {
+        self.extra.as_ref()?.early.as_ref()
+    }
+
+    fn unqueued(&self) -> Option<&Encoded> {
+        self.extra.as_ref()?.unqueued.as_ref()
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn take_early(&mut self) -> Option<Early> {
+        self.take_extra(|extra| extra.early.take())
+    }
+
+    fn take_unqueued(&mut self) -> Option<Encoded> {
+        self.take_extra(|extra| extra.unqueued.take())
+    }
+
+    fn take_probe(&mut self) -> Option<ProbeToken> {
+        self.take_extra(|extra| extra.probe.take())
+    }
+
+    fn take_outbox(&mut self) -> Vec<Report> {
+        self.take_extra(|extra| Some(std::mem::take(&mut extra.outbox)))
+            .unwrap_or_default()
+    }
+
+    /// Takes something out, and frees what holds nothing any more.
+    fn take_extra<T>(&mut self, take: impl FnOnce(&mut Extra) -> Option<T>) -> Option<T> {
+        let extra = self.extra.as_mut()?;
+        let taken = take(extra);
+        if extra.is_empty() {
+            self.extra = None;
+        }
+        taken
+    }
+
     fn on_data(&mut self, bytes: &mut [u8], cx: &mut Context<'_, Self>) {
-        if self
-            .early
-            .as_ref()
-            .is_some_and(|early| early.gate.is_some())
-        {
+        if self.early().is_some_and(|early| early.gate.is_some()) {
             return self.on_gated(bytes, cx);
         }
         self.feed(bytes, cx);
@@ -259,11 +325,22 @@ impl ConnectionActor {
         let mut inlet = Inlet {
             common: &self.common,
             link: self.link.as_ref(),
-            early: self.early.as_deref_mut(),
+            early: early_in(&mut self.extra),
             messages: 0,
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
         self.messages_in += inlet.messages;
+        self.pass_message_max();
+    }
+
+    /// The peer may take larger messages from now on.
+    fn pass_message_max(&mut self) {
+        let message_max = self.machine.peer_message_max();
+        if let Some(link) = &self.link
+            && link.message_max() != message_max
+        {
+            link.set_message_max(message_max);
+        }
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
@@ -277,7 +354,9 @@ impl ConnectionActor {
             } else {
                 MESSAGE_1_BYTES
             };
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let (Some(gate), Some(Origin::Inbound(ticket))) = (&mut early.gate, &early.origin) else {
             return;
         };
@@ -298,7 +377,9 @@ impl ConnectionActor {
 
     fn ask_for_place(&mut self, cx: &mut Context<'_, Self>) {
         let now = cx.now();
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let Some(Origin::Inbound(ticket)) = &early.origin else {
             return;
         };
@@ -326,7 +407,7 @@ impl ConnectionActor {
 
     /// The place of an inbound connection whose handshake is not done.
     fn ticket(&self) -> Option<&Ticket<ActorId>> {
-        match self.early.as_ref()?.origin.as_ref()? {
+        match self.early()?.origin.as_ref()? {
             Origin::Inbound(ticket) => Some(ticket),
             Origin::Outbound { .. } => None,
         }
@@ -343,7 +424,7 @@ impl ConnectionActor {
     /// Takes what outside threads have left in the link.
     fn take_link(&mut self, cx: &mut Context<'_, Self>) {
         let Some(link) = &self.link else { return };
-        let takes = self.machine.is_open() && self.unqueued.is_none();
+        let takes = self.machine.is_open() && self.unqueued().is_none();
         let mut encoded = if takes {
             self.machine.reclaim().unwrap_or_default()
         } else {
@@ -361,10 +442,26 @@ impl ConnectionActor {
         cx.flush_later();
     }
 
+    /// Takes over all that was accepted so far, because the connection is about to be closed and goes on to write only
+    /// what it has.
+    fn take_last(&mut self) {
+        if let Some(encoded) = self.take_unqueued() {
+            self.machine.queue_last(encoded);
+        }
+        let Some(link) = &self.link else { return };
+        let mut encoded = Encoded::new();
+        link.take(self.machine.is_open(), &mut encoded);
+        if !encoded.is_empty() {
+            self.messages_out += encoded.count() as u64;
+            self.is_sending = true;
+            self.machine.queue_last(encoded);
+        }
+    }
+
     fn queue(&mut self, encoded: Encoded) {
         if let Err((error, encoded)) = self.machine.queue_encoded(encoded) {
             match error {
-                QueueError::Full => self.unqueued = Some(Box::new(encoded)),
+                QueueError::Full => self.extra().unqueued = Some(encoded),
                 // The link checks sizes and names, so the connection must have ended; its end is told by itself.
                 error => log::debug!("{} messages were not sent: {error}", encoded.count()),
             }
@@ -402,7 +499,7 @@ impl ConnectionActor {
         if !self.is_sending || self.socket.is_none_or(|socket| cx.unsent(socket) > 0) {
             return;
         }
-        let waiting = self.unqueued.as_ref().map_or(0, |encoded| encoded.len());
+        let waiting = self.unqueued().map_or(0, |encoded| encoded.len());
         let unsent = self.machine.application_bytes() + waiting;
         self.is_sending = unsent > 0;
         if let Some(link) = &self.link {
@@ -421,9 +518,14 @@ impl ConnectionActor {
             match event {
                 Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
                 Event::Opened => self.on_opened(cx),
+                Event::MessageMax(max) => {
+                    if let Some(link) = &self.link {
+                        link.set_message_max(max);
+                    }
+                }
                 Event::Drained(Class::Application) => {
-                    if let Some(encoded) = self.unqueued.take() {
-                        self.queue(*encoded);
+                    if let Some(encoded) = self.take_unqueued() {
+                        self.queue(encoded);
                     }
                     self.take_link(cx);
                 }
@@ -434,8 +536,14 @@ impl ConnectionActor {
                         // A socket that is gone already says so itself.
                         let _ = cx.shutdown_write(socket);
                     }
+                    if let Some(early) = early_in(&mut self.extra) {
+                        early.leave_at = Some(cx.now() + REFUSED_LINGER);
+                    }
                 }
                 Event::Finished { abort } => {
+                    if let Some(link) = &self.link {
+                        link.close(Arc::from("the connection has ended"));
+                    }
                     if let Some(socket) = self.socket.take() {
                         cx.close(socket, abort);
                     }
@@ -445,13 +553,15 @@ impl ConnectionActor {
         }
         if self.machine.is_open()
             && !self.machine.is_probing()
-            && let Some(token) = self.probe.take()
+            && let Some(token) = self.take_probe()
         {
             self.report(Report::Alive(cx.address(), token), cx);
         }
-        let retry = self.early.as_ref().and_then(|early| early.retry_at);
-        let deadline = [self.machine.poll_timeout(), retry]
+        let early = self.early();
+        let early = early.map_or([None; 2], |early| [early.retry_at, early.leave_at]);
+        let deadline = [self.machine.poll_timeout()]
             .into_iter()
+            .chain(early)
             .flatten()
             .min();
         let slack = if self.machine.is_open() {
@@ -463,7 +573,9 @@ impl ConnectionActor {
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
-        let Some(early) = &mut self.early else { return };
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
         let dial = match &early.origin {
             Some(Origin::Outbound { dial, .. }) => Some(*dial),
             Some(Origin::Inbound(_)) => {
@@ -476,7 +588,8 @@ impl ConnectionActor {
             }
             None => None,
         };
-        let link = Link::new(authenticated.peer, cx.id(), authenticated.about.message_max);
+        let message_max = self.machine.peer_message_max();
+        let link = Link::new(authenticated.peer, cx.id(), message_max);
         self.link = Some(link.clone());
         let addr = early.addr;
         let identified = Identified {
@@ -490,7 +603,7 @@ impl ConnectionActor {
     }
 
     fn on_opened(&mut self, cx: &mut Context<'_, Self>) {
-        let is_kept = self.early.as_ref().is_none_or(|early| early.is_kept);
+        let is_kept = self.early().is_none_or(|early| early.is_kept);
         if is_kept {
             return self.announce(cx);
         }
@@ -499,7 +612,7 @@ impl ConnectionActor {
 
     /// Both the judge and the machine are ready: messages flow.
     fn announce(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(early) = self.early.take() else {
+        let Some(early) = self.take_early() else {
             return;
         };
         if let Some(Origin::Outbound {
@@ -508,13 +621,14 @@ impl ConnectionActor {
             dialler,
         }) = early.origin
         {
+            let result = Ok(());
             tell(
                 cx,
                 &dialler,
                 HandshakeOutcome {
                     dial,
                     attempt,
-                    result: Ok(()),
+                    result,
                 },
             );
         }
@@ -531,42 +645,81 @@ impl ConnectionActor {
 
     fn on_closed(&mut self, error: Error, cx: &mut Context<'_, Self>) {
         log::debug!("connection {}: {error}", cx.id());
-        if let Some(link) = &self.link {
-            link.close(Arc::from(error.to_string()));
-        }
         self.is_over = true;
-        if let Some(mut early) = self.early.take() {
-            if let Some(Origin::Outbound {
+        let is_written_out = matches!(error, Error::ClosedHere { .. });
+        match &self.link {
+            Some(link) if is_written_out => link.shut(Arc::from(error.to_string())),
+            Some(link) => link.close(Arc::from(error.to_string())),
+            None => {}
+        }
+        self.end_early(&error, cx);
+        // Before it was identified nobody knew of it.
+        if self.link.is_some() {
+            self.report_end(DisconnectReason::from_end(&error, self.lost), cx);
+        }
+    }
+
+    /// The end of a connection that was not announced. Whoever was let in at the door and is refused keeps the place there
+    /// until the socket is gone.
+    fn end_early(&mut self, error: &Error, cx: &mut Context<'_, Self>) {
+        let Some(early) = early_in(&mut self.extra) else {
+            return;
+        };
+        early.held.clear();
+        match early.origin.take() {
+            Some(Origin::Outbound {
                 dial,
                 attempt,
                 dialler,
-            }) = early.origin.take()
-            {
+            }) => {
                 let failure = match early.refused {
                     Some(reason) => AttemptFailure::Refused(reason),
-                    None => AttemptFailure::from_end(&error, self.lost),
+                    None => AttemptFailure::from_end(error, self.lost),
                 };
+                let result = Err(failure);
                 tell(
                     cx,
                     &dialler,
                     HandshakeOutcome {
                         dial,
                         attempt,
-                        result: Err(failure),
+                        result,
                     },
                 );
+                self.take_early();
             }
+            Some(Origin::Inbound(ticket)) => {
+                early.origin = Some(Origin::Inbound(ticket));
+                let has_asked = early.retry_at.take().is_some();
+                if early.gate.take().is_some() && !has_asked {
+                    // It has said too little to be told anything.
+                    self.abort(cx);
+                }
+            }
+            None => drop(self.take_early()),
         }
-        // Before it was identified nobody knew of it.
-        if self.link.is_some() {
-            let reason = DisconnectReason::from_end(&error, self.lost);
-            self.report(Report::Closed(cx.address(), reason), cx);
+    }
+
+    /// Tells the judge that it is over, unless the judge has never heard of it.
+    fn report_end(&mut self, reason: DisconnectReason, cx: &mut Context<'_, Self>) {
+        if is_unknown(&self.take_outbox()) {
+            return;
+        }
+        let closed = Report::Closed(cx.address(), reason);
+        if let Err(refused) = cx.send_to(&self.common.judge, closed)
+            && refused.is_full()
+        {
+            self.common.fall(cx.id(), reason);
         }
     }
 
     /// Tells the judge. While it has no room reports wait here in their order.
     fn report(&mut self, report: Report, cx: &mut Context<'_, Self>) {
-        if self.outbox.is_empty() {
+        if self
+            .extra
+            .as_ref()
+            .is_none_or(|extra| extra.outbox.is_empty())
+        {
             let Err(refused) = cx.send_to(&self.common.judge, report) else {
                 return;
             };
@@ -574,16 +727,16 @@ impl ConnectionActor {
                 return;
             }
             cx.notify_ready(self.common.judge.id());
-            self.outbox.push(refused.into_message());
-        } else if self.outbox.len() < OUTBOX_MAX
+            self.extra().outbox.push(refused.into_message());
+        } else if self.extra().outbox.len() < OUTBOX_MAX
             && !matches!(report, Report::Alive(..) | Report::Figures(..))
         {
-            self.outbox.push(report);
+            self.extra().outbox.push(report);
         }
     }
 
     fn on_ready(&mut self, cx: &mut Context<'_, Self>) {
-        for report in std::mem::take(&mut self.outbox) {
+        for report in self.take_outbox() {
             self.report(report, cx);
         }
     }
@@ -597,18 +750,29 @@ impl ConnectionActor {
             messages_in: self.messages_in,
             messages_out: self.messages_out,
             queued: self.machine.queued_bytes()
-                + self.unqueued.as_ref().map_or(0, |encoded| encoded.len()),
+                + self.unqueued().map_or(0, |encoded| encoded.len()),
         }
     }
+}
+
+/// What `extra` holds until the connection is announced, leaving the rest of the actor to be borrowed apart.
+fn early_in(extra: &mut Option<Box<Extra>>) -> Option<&mut Early> {
+    extra.as_mut()?.early.as_mut()
+}
+
+/// Whether the judge has never heard of the connection whose reports wait.
+fn is_unknown(untold: &[Report]) -> bool {
+    let introduces = |report: &Report| matches!(report, Report::Identified(_));
+    untold.iter().any(introduces)
 }
 
 /// A dialler has few dials and answers at once; if it has no room all the same, its own deadline ends the dial.
 fn tell(
     cx: &mut Context<'_, ConnectionActor>,
-    dialler: &Recipient<HandshakeOutcome>,
+    dialler: &Address<Dialler>,
     outcome: HandshakeOutcome,
 ) {
-    if let Err(refused) = cx.send_to(dialler, outcome) {
+    if let Err(refused) = cx.send(dialler, DiallerMessage::Handshake(outcome)) {
         log::warn!("a dialler could not be told of its connection: {refused}");
     }
 }
@@ -625,7 +789,7 @@ impl Actor for ConnectionActor {
         match message {
             ConnectionMessage::Proceed => self.machine.accept(now),
             ConnectionMessage::Keep => {
-                if let Some(early) = &mut self.early {
+                if let Some(early) = early_in(&mut self.extra) {
                     early.is_kept = true;
                 }
                 if self.machine.is_open() {
@@ -635,14 +799,17 @@ impl Actor for ConnectionActor {
                 }
             }
             ConnectionMessage::Refuse(reason) => {
-                if let Some(early) = &mut self.early {
+                if let Some(early) = early_in(&mut self.extra) {
                     early.refused = Some(reason);
                 }
                 self.machine.close(now, reason.close_code(), "");
             }
-            ConnectionMessage::Close(code, reason) => self.machine.close(now, code, reason),
+            ConnectionMessage::Close(code, reason) => {
+                self.take_last();
+                self.machine.close(now, code, reason);
+            }
             ConnectionMessage::Probe(token) => {
-                self.probe = Some(token);
+                self.extra().probe = Some(token);
                 self.machine.probe(now);
             }
             ConnectionMessage::Report(peer) => {
@@ -687,14 +854,14 @@ impl Actor for ConnectionActor {
             }
             Happening::Poke => self.take_link(cx),
             Happening::Wake => {
-                if self
-                    .early
-                    .as_ref()
-                    .is_some_and(|early| early.retry_at.is_some())
-                {
+                if self.early().is_some_and(|early| early.retry_at.is_some()) {
                     self.ask_for_place(cx);
                 }
                 self.machine.handle_timeout(cx.now());
+                let leave_at = self.early().and_then(|early| early.leave_at);
+                if leave_at.is_some_and(|at| at <= cx.now()) {
+                    self.abort(cx);
+                }
                 if let Some(link) = &self.link {
                     link.release();
                 }
@@ -713,16 +880,22 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
-        if self.is_over || self.link.is_none() || self.socket.is_none() {
-            // Evicted at the door, or finished.
-            if let Some(socket) = self.socket.take() {
-                cx.close(socket, !self.is_over);
-            }
+        let Some(socket) = self.socket else {
+            return Drain::Done;
+        };
+        if self.link.is_none() {
+            // Evicted at the door, refused there, or its dial was given up.
+            self.socket = None;
+            cx.close(socket, !self.is_over);
             return Drain::Done;
         }
         log::trace!("connection {}: {reason}", cx.id());
         let now = cx.now();
-        self.machine.close(now, CloseCode::ShuttingDown, "");
+        // One that is closing already goes on with it: what was sent is still to be written.
+        if !self.is_over {
+            self.take_last();
+            self.machine.close(now, CloseCode::ShuttingDown, "");
+        }
         let deadline = now + self.machine.config().timing.close * 2;
         self.drain(cx);
         self.flush(cx);
@@ -736,14 +909,34 @@ impl Actor for ConnectionActor {
 }
 
 impl Drop for ConnectionActor {
+    /// Whoever counts on it has to learn of it, also if the actor failed or its runtime ends.
     fn drop(&mut self) {
-        let Some(link) = self.link.take().filter(|_| !self.is_over) else {
+        let origin = self.take_early().and_then(|early| early.origin);
+        if let Some(Origin::Outbound {
+            dial,
+            attempt,
+            dialler,
+        }) = origin
+        {
+            let result = Err(AttemptFailure::from_io(&ErrorKind::Other.into()));
+            let outcome = DiallerMessage::Handshake(HandshakeOutcome {
+                dial,
+                attempt,
+                result,
+            });
+            if self.common.handle.try_send(&dialler, outcome).is_err() {
+                log::debug!("a dialler has ended before its connection");
+            }
+        }
+        let Some(link) = self.link.take() else {
             return;
         };
-        // Dropped without a word: the actor failed, or its runtime ends. Whoever counts on it has to learn of it.
         link.close(Arc::from("the connection's actor ended"));
-        self.common.fallen.lock().push(link.connection());
-        self.common.handle.poke(self.common.judge.id());
+        let untold = self.take_outbox();
+        if !self.is_over && !is_unknown(&untold) {
+            self.common
+                .fall(link.connection(), DisconnectReason::Internal);
+        }
     }
 }
 
@@ -788,5 +981,20 @@ impl Sink for Inlet<'_> {
 
     fn bulk(&mut self, stream: StreamId, event: BulkEvent<'_>) {
         log::trace!("bulk stream {stream:?}: {event:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Together with an allocator's own word this is to stay within a size class of 320 bytes.
+        assert!(
+            size_of::<ConnectionActor>() <= 312,
+            "{}",
+            size_of::<ConnectionActor>()
+        );
     }
 }

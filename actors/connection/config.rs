@@ -131,7 +131,7 @@ pub struct ConnectionTiming {
     pub ping_timeout: Duration,
     /// Each of these a frame that has begun must grow by 1 KiB, and a message that draws on the budget by 16 KiB.
     pub progress: Duration,
-    /// How long a close may take to send what is queued, and then to hear the peer's end.
+    /// How long a close may take to send what is queued, which is then dropped; and how long to hear the peer's end.
     pub close: Duration,
     /// A key is replaced after this long.
     pub rekey: Duration,

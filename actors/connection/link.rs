@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -76,16 +76,19 @@ pub struct Link {
     peer: PeerId,
     connection: ActorId,
     is_muted: AtomicBool,
+    /// Largest body that may be sent. Apart from the rest so that the connection can look at it without the lock.
+    message_max: AtomicU32,
     state: Mutex<State>,
 }
 
 struct State {
     is_poked: bool,
+    /// Why nothing more is taken, once that is so.
     closed: Option<Arc<str>>,
+    /// Nothing more is written either.
+    is_over: bool,
     /// Credit of consumed messages that the connection has not taken yet.
     consumed: u32,
-    /// Largest body that may be sent.
-    message_max: u32,
     buffer: Option<Box<Buffer>>,
 }
 
@@ -107,11 +110,12 @@ impl Link {
             peer,
             connection,
             is_muted: AtomicBool::new(false),
+            message_max: AtomicU32::new(message_max),
             state: Mutex::new(State {
                 is_poked: false,
                 closed: None,
+                is_over: false,
                 consumed: 0,
-                message_max,
                 buffer: None,
             }),
         })
@@ -154,7 +158,7 @@ impl Link {
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
-        let max = state.message_max as usize;
+        let max = self.message_max() as usize;
         if body.len() > max {
             return Err(SendError::TooLarge {
                 size: body.len(),
@@ -266,6 +270,9 @@ impl Link {
     /// Notes that the socket has taken all but the last `unsent` bytes of what the connection took.
     pub fn mark_sent(&self, unsent: usize) {
         let mut state = self.state.lock();
+        if state.is_over {
+            return;
+        }
         let Some(buffer) = &mut state.buffer else {
             return;
         };
@@ -287,57 +294,87 @@ impl Link {
     /// Frees what an idle link need not hold. Call it now and then, not per message.
     pub fn release(&self) {
         let mut state = self.state.lock();
-        if let Some(buffer) = &mut state.buffer {
-            if buffer.records.is_empty() {
-                buffer.records = Encoded::new();
-            }
+        if let Some(buffer) = &mut state.buffer
+            && buffer.records.is_empty()
+        {
+            buffer.records = Encoded::new();
         }
+    }
+
+    /// The largest body that may be sent.
+    pub fn message_max(&self) -> u32 {
+        self.message_max.load(Ordering::Relaxed)
     }
 
     /// Sets the largest body that may be sent.
     pub fn set_message_max(&self, max: u32) {
-        self.state.lock().message_max = max;
+        self.message_max.store(max, Ordering::Relaxed);
     }
 
-    /// The connection has ended: whoever waits is told why.
-    pub fn close(&self, reason: Arc<str>) {
+    /// The connection takes nothing more, but goes on to write what it has: only whoever waits for room is told.
+    pub fn shut(&self, reason: Arc<str>) {
         let mut state = self.state.lock();
-        state.closed = Some(reason.clone());
-        let buffer = state.buffer.take();
+        let reason = state.closed.get_or_insert(reason).clone();
+        let room = match &mut state.buffer {
+            Some(buffer) => std::mem::take(&mut buffer.room),
+            None => Vec::new(),
+        };
         drop(state);
-        let Some(buffer) = buffer else { return };
-        for (_, reply) in buffer.waiting {
+        for reply in room {
             reply.send(Err(SendError::Gone(reason.clone())));
         }
-        for reply in buffer.room {
-            reply.send(Err(SendError::Gone(reason.clone())));
+    }
+
+    /// The connection has ended: whoever waits is told why. What has been sent stays sent.
+    pub fn close(&self, reason: Arc<str>) {
+        self.shut(reason);
+        let mut state = self.state.lock();
+        state.is_over = true;
+        let reason = state.gone();
+        let waiting = match &mut state.buffer {
+            Some(buffer) => {
+                buffer.records = Encoded::new();
+                std::mem::take(&mut buffer.waiting)
+            }
+            None => return,
+        };
+        drop(state);
+        for (_, reply) in waiting {
+            reply.send(Err(reason.clone()));
         }
     }
 
     fn is_sent(&self, end: u64) -> Option<Result<(), SendError>> {
-        let state = self.state.lock();
-        if let Some(buffer) = &state.buffer {
-            return (buffer.sent >= end).then_some(Ok(()));
-        }
-        let reason = state.closed.clone().unwrap_or_else(|| Arc::from("closed"));
-        Some(Err(SendError::Gone(reason)))
+        self.state.lock().fate(end)
     }
 
     fn when_sent(&self, handle: &Handle, end: u64) -> Answer<Result<(), SendError>> {
         let (reply, answer) = OneShot::pair(handle);
         let mut state = self.state.lock();
-        match &mut state.buffer {
-            Some(buffer) if buffer.sent < end => {
+        match (state.fate(end), &mut state.buffer) {
+            (None, Some(buffer)) => {
                 let place = buffer.waiting.partition_point(|(other, _)| *other <= end);
                 buffer.waiting.insert(place, (end, reply));
             }
-            Some(_) => reply.send(Ok(())),
-            None => {
-                let reason = state.closed.clone().unwrap_or_else(|| Arc::from("closed"));
-                reply.send(Err(SendError::Gone(reason)));
-            }
+            (fate, _) => reply.send(fate.unwrap_or(Ok(()))),
         }
         answer
+    }
+}
+
+impl State {
+    /// What has become of everything up to `end`; `None` while that is open.
+    fn fate(&self, end: u64) -> Option<Result<(), SendError>> {
+        let sent = self.buffer.as_ref().map_or(0, |buffer| buffer.sent);
+        if sent >= end {
+            return Some(Ok(()));
+        }
+        self.is_over.then(|| Err(self.gone()))
+    }
+
+    fn gone(&self) -> SendError {
+        let reason = self.closed.clone();
+        SendError::Gone(reason.unwrap_or_else(|| Arc::from("closed")))
     }
 }
 
@@ -461,6 +498,9 @@ impl fmt::Debug for Sent {
 pub trait Deliver: Send + Sync {
     /// A run of whole messages. Their bytes hold credit until [`Link::consumed`].
     fn records(&self, link: &Arc<Link>, records: Records<'_>);
+
+    /// Something went wrong that nobody asked for, in words for people.
+    fn failed(&self, message: &str);
 
     /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);

@@ -180,12 +180,16 @@ impl KeepAlive {
             if self.missed >= MISSED_MAX {
                 return Look::Dead;
             }
+            if is_alive && self.is_probing {
+                // The peer lives, but whoever asked wants the answer to this ping and to nothing older.
+                self.ping_at = now;
+                return Look::At(now + timeout);
+            }
             self.state = State::Quiet;
             if !is_alive {
                 self.ping(now);
                 return Look::At(now + timeout);
             }
-            self.is_probing = false;
         }
         let due = self.seen_at + idle;
         // A busy connection needs no keep-alive, but its round-trip time should not grow old.

@@ -48,6 +48,8 @@ pub enum Event {
     Authenticated(Box<Authenticated>),
     /// Both sides want the connection. From now on messages are taken and delivered.
     Opened,
+    /// The peer takes messages up to this many bytes from now on.
+    MessageMax(u32),
     /// A queue that was full has room again.
     Drained(Class),
     /// A bulk stream that was full has room again.
@@ -188,6 +190,7 @@ impl Connection {
                 self.refuse(now, Error::TimedOut(Stage::Handshake), RejectCode::TimedOut);
             }
             Phase::Open => self.look_around(now),
+            Phase::Closing(_) if self.queued_bytes() > 0 => self.give_up_queues(now),
             Phase::Closing(_) | Phase::Lingering(_) => self.finish(true),
             Phase::Over(_) => {}
         }
@@ -213,6 +216,9 @@ impl Connection {
         }
         if self.due.take(Due::OPENED) {
             return Some(Event::Opened);
+        }
+        if self.due.take(Due::MESSAGE_MAX) && self.is_open() {
+            return Some(Event::MessageMax(self.peer.message_max));
         }
         if let Phase::Open = self.phase
             && let Some(event) = self.poll_queues()
@@ -316,10 +322,14 @@ impl Connection {
         }
     }
 
-    /// Takes messages up to this size from the peer from now on, at most 16 MiB, and tells it so.
+    /// Takes messages up to this size from the peer from now on, at most 16 MiB, and tells it so. A lower limit than
+    /// before would break off what is under way, so it is for the next connection.
     pub fn set_message_max(&mut self, bytes: u32) {
-        self.message_max = bytes.min(MESSAGE_MAX_TRUSTED);
-        self.due.set(Due::LIMITS);
+        let raised = bytes.min(MESSAGE_MAX_TRUSTED);
+        if raised > self.message_max {
+            self.message_max = raised;
+            self.due.set(Due::LIMITS);
+        }
     }
 
     /// Sends a ping, whose answer updates [`Connection::rtt`].
@@ -584,6 +594,14 @@ impl Connection {
         self.due.set(Due::CLOSED);
         self.check_at = now + self.config.timing.close;
         self.phase = Phase::Closing(Box::new(End { error, last_words }));
+    }
+
+    /// The peer does not take what is queued, but it may still take the last words.
+    fn give_up_queues(&mut self, now: Instant) {
+        if let Some(active) = &mut self.active {
+            active.clear_queues();
+        }
+        self.check_at = now + self.config.timing.close;
     }
 
     /// The last words are handed out.

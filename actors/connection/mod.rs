@@ -67,12 +67,19 @@ mod tests;
 mod transmit;
 mod verdict;
 
+pub use actor::{
+    Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage, Figures,
+    Identified, Report,
+};
 pub use bulk::BulkEvent;
 pub use cipher::{KEY_BYTES, Suite, TAG_BYTES};
 pub use config::{
     Config, ConnectionLimits, ConnectionTiming, MESSAGE_MAX_TRUSTED, REASSEMBLY_BYTES_MAX,
     WINDOW_MAX, WINDOW_MIN,
 };
+pub use dial::{ADDRESSES_MAX, Dial, DialConfig};
+pub use dial_error::{AttemptFailure, DialError, FailedAttempt, ResolveFailure};
+pub use endpoint::{AddrError, Endpoint, parse_addr, parse_listen_addr};
 pub use error::{
     CLOSE_REASON_MAX, CloseCode, Error, Fault, HelloFault, Incompatible, RejectCode, Stage,
 };
@@ -89,6 +96,7 @@ pub use noise::{
 pub use preface::{
     MAGIC, PREFACE_BYTES, PROTOCOL_TEXT_MAX, Preface, PrefaceError, ProtocolHash, WIRE_VERSIONS,
 };
+pub use reason::{DisconnectReason, RefusedReason};
 pub use record::{
     BULK_HEADER_MAX, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
     LargeMessage, Message, PART_MIN, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Records, TYPE_NAME_MAX,

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::machine::Connection;
-use super::record::{Records, split_record};
+use super::record::{Encoded, Records, split_record};
 use super::state::APPLICATION;
 
 impl Connection {
@@ -21,6 +21,17 @@ impl Connection {
         self.active
             .as_ref()
             .map_or(0, |active| active.queues[APPLICATION].bytes())
+    }
+
+    /// Queues what was accepted before a [`Connection::close`] that is about to come, also above the high mark: nothing
+    /// can be queued after it.
+    pub fn queue_last(&mut self, encoded: Encoded) {
+        if !self.is_open() || encoded.is_empty() {
+            return;
+        }
+        self.queued += encoded.len() as u64;
+        let active = self.active.get_or_insert_default();
+        active.queues[APPLICATION].append_encoded(encoded);
     }
 }
 

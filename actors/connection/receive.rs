@@ -4,6 +4,7 @@ use mischief_reactor::Instant;
 
 use super::bulk::BulkEvent;
 use super::cipher::CipherError;
+use super::config::MESSAGE_MAX_TRUSTED;
 use super::error::{CloseCode, Error, Fault, shown_reason};
 use super::frame::{FRAME_HEADER_BYTES, frame_bytes};
 use super::machine::{Connection, STARVED_RETRY, Sink};
@@ -246,7 +247,10 @@ impl Connection {
                 }
                 self.receive.rekey(self.suite);
             }
-            LIMITS => self.peer.message_max = record.u32()?,
+            LIMITS => {
+                self.peer.message_max = record.u32()?.min(MESSAGE_MAX_TRUSTED);
+                self.due.set(Due::MESSAGE_MAX);
+            }
             _ => {
                 let (&[channel], body) = record.fields()?;
                 if body.len() > CONTROL_BODY_MAX {

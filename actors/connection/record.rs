@@ -243,7 +243,7 @@ impl fmt::Debug for LargeMessage {
     }
 }
 
-/// A message between two subsystems.
+/// A message between two subsystems. Those of [`Class::Control`] are held back by no window: who cannot keep one drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelMessage<'a> {
     /// Its class; never [`Class::Bulk`].

@@ -10,33 +10,34 @@ use super::queue::RecordQueue;
 use super::reassembly::Reassembly;
 use super::stream::{ReceiveWindow, SendWindow, StreamId};
 
-/// Things to be said or told, once each, in a byte.
+/// Things to be said or told, once each, a bit for each.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Due(u8);
+pub(crate) struct Due(u16);
 
 impl Due {
-    pub(crate) const ACCEPT: u8 = 1;
-    pub(crate) const LIMITS: u8 = 1 << 1;
-    pub(crate) const PONG: u8 = 1 << 2;
-    pub(crate) const OPENED: u8 = 1 << 3;
-    pub(crate) const CLOSED: u8 = 1 << 4;
-    pub(crate) const SHUTDOWN: u8 = 1 << 5;
-    pub(crate) const FINISHED: u8 = 1 << 6;
-    pub(crate) const ABORT: u8 = 1 << 7;
+    pub(crate) const ACCEPT: u16 = 1;
+    pub(crate) const LIMITS: u16 = 1 << 1;
+    pub(crate) const PONG: u16 = 1 << 2;
+    pub(crate) const OPENED: u16 = 1 << 3;
+    pub(crate) const CLOSED: u16 = 1 << 4;
+    pub(crate) const SHUTDOWN: u16 = 1 << 5;
+    pub(crate) const FINISHED: u16 = 1 << 6;
+    pub(crate) const ABORT: u16 = 1 << 7;
+    pub(crate) const MESSAGE_MAX: u16 = 1 << 8;
     /// Records that wait to be written.
-    pub(crate) const RECORDS: u8 = Due::ACCEPT | Due::LIMITS | Due::PONG;
+    pub(crate) const RECORDS: u16 = Due::ACCEPT | Due::LIMITS | Due::PONG;
 
-    pub(crate) fn set(&mut self, flag: u8) {
+    pub(crate) fn set(&mut self, flag: u16) {
         self.0 |= flag;
     }
 
     #[inline]
-    pub(crate) fn has_any(self, flags: u8) -> bool {
+    pub(crate) fn has_any(self, flags: u16) -> bool {
         self.0 & flags != 0
     }
 
     #[inline]
-    pub(crate) fn take(&mut self, flag: u8) -> bool {
+    pub(crate) fn take(&mut self, flag: u16) -> bool {
         let had = self.has_any(flag);
         self.0 &= !flag;
         had

@@ -1,6 +1,6 @@
 //! The shell around [`Peers`]: who asks, who is told, and which core dials.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +13,20 @@ use super::{
     Answer, ConnectError, DialId, Introduction, NotConnected, Order, PeerId, PeerRecord, Peers,
     PeersEvent, RequestId, Traffic,
 };
-use crate::connection::actor::{
-    Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage, Figures,
-    Identified, Report,
+use crate::connection::{
+    CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
+    DisconnectReason, Endpoint, Figures, Identified, Link, Report,
 };
-use crate::connection::endpoint::Endpoint;
-use crate::connection::reason::DisconnectReason;
-use crate::connection::{CloseCode, Link};
 
 /// How late a deadline may be.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// Orders that may wait for connections without room. Beyond it the connection an order is for is ended instead.
 const UNSENT_MAX: usize = 4096;
+
+/// Ends of connections that are remembered because they overtook the report that the connection is there. Of more, which
+/// would have to fail within the same few turns, the oldest are forgotten.
+const EARLY_ENDS_MAX: usize = 1024;
 
 /// Who is told of peers that come and go: on the core thread, in order with the messages of their connections.
 pub trait Observer: Send + Sync {
@@ -127,6 +128,7 @@ pub struct PeersActor {
     waiting: BTreeMap<u64, Waiting>,
     requests: u64,
     unsent: VecDeque<(ActorId, ConnectionMessage)>,
+    early_ends: BTreeSet<ActorId>,
 }
 
 impl PeersActor {
@@ -141,6 +143,7 @@ impl PeersActor {
             waiting: BTreeMap::new(),
             requests: 0,
             unsent: VecDeque::new(),
+            early_ends: BTreeSet::new(),
         }
     }
 
@@ -174,6 +177,9 @@ impl PeersActor {
             link,
         } = identified;
         let connection = connection.id();
+        if self.early_ends.remove(&connection) {
+            return;
+        }
         self.links.insert(connection, link);
         let introduction = Introduction {
             peer: authenticated.peer,
@@ -295,19 +301,30 @@ impl PeersActor {
         message: ConnectionMessage,
         cx: &mut Context<'_, Self>,
     ) {
+        if self.unsent.iter().any(|(to, _)| *to == connection) {
+            // Orders to one connection keep their order.
+            return self.keep_unsent(connection, message, cx);
+        }
         match cx.send(&Address::<ConnectionActor>::from_id(connection), message) {
             Ok(()) => {}
             Err(TrySendError::Stopped(_)) => {
                 self.on_closed(connection, DisconnectReason::Internal, cx);
             }
-            Err(TrySendError::Full(message)) => {
-                if self.unsent.len() >= UNSENT_MAX {
-                    return cx.stop_actor(connection);
-                }
-                self.unsent.push_back((connection, message));
-                cx.notify_ready(connection);
-            }
+            Err(TrySendError::Full(message)) => self.keep_unsent(connection, message, cx),
         }
+    }
+
+    fn keep_unsent(
+        &mut self,
+        connection: ActorId,
+        message: ConnectionMessage,
+        cx: &mut Context<'_, Self>,
+    ) {
+        if self.unsent.len() >= UNSENT_MAX {
+            return cx.stop_actor(connection);
+        }
+        self.unsent.push_back((connection, message));
+        cx.notify_ready(connection);
     }
 
     fn on_ready(&mut self, connection: ActorId, cx: &mut Context<'_, Self>) {
@@ -340,12 +357,20 @@ impl PeersActor {
         }
     }
 
-    /// Connections whose actor failed.
+    /// Connections that could not report their end. The poke for it overtakes messages, so one of them may have to be
+    /// introduced yet.
     fn bury(&mut self, cx: &mut Context<'_, Self>) {
         let Some(common) = &self.common else { return };
         let fallen = std::mem::take(&mut *common.fallen.lock());
-        for connection in fallen {
-            self.on_closed(connection, DisconnectReason::Internal, cx);
+        for (connection, reason) in fallen {
+            if self.machine.knows(connection) {
+                self.on_closed(connection, reason, cx);
+                continue;
+            }
+            self.early_ends.insert(connection);
+            if self.early_ends.len() > EARLY_ENDS_MAX {
+                self.early_ends.pop_first();
+            }
         }
     }
 }
@@ -365,6 +390,8 @@ fn close_words(reason: DisconnectReason) -> (CloseCode, &'static str) {
 fn traffic(figures: &Figures) -> Traffic {
     Traffic {
         rtt: figures.rtt.map(|rtt| rtt.smoothed),
+        rtt_jitter: figures.rtt.map(|rtt| rtt.jitter),
+        queued: figures.queued,
         bytes_in: figures.bytes_in,
         bytes_out: figures.bytes_out,
         messages_in: figures.messages_in,

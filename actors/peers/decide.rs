@@ -9,7 +9,7 @@ use super::contest::{Candidate, Contest, Wait};
 use super::error::ConnectError;
 use super::machine::Peers;
 use super::message::{Direction, Order, PeerRef, PeersEvent, ProbeToken};
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{DisconnectReason, RefusedReason};
 
 impl<C: Copy + Ord + Debug> Peers<C> {
     /// Brings one peer's contest as far as it goes: the rules of the folder's `mod.rs`, and the only place that has them.

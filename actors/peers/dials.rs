@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::PeerId;
 use super::message::{DialId, RequestId};
-use crate::connection::dial::{ADDRESSES_MAX, Endpoint};
+use crate::connection::{ADDRESSES_MAX, Endpoint};
 
 /// A request that waits for a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Why a request about peers failed.
 
-use crate::connection::dial::{DialError, Endpoint};
-use crate::connection::reason::RefusedReason;
+use crate::connection::{DialError, Endpoint, RefusedReason};
 
 use super::PeerId;
 

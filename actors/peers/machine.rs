@@ -16,8 +16,7 @@ use super::message::{
     Traffic,
 };
 use super::table::Table;
-use crate::connection::dial::{DialError, Endpoint};
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{DialError, DisconnectReason, Endpoint, RefusedReason};
 
 /// Longest name of a peer in bytes; a longer one is left out.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -518,6 +517,11 @@ impl<C: Copy + Ord + Debug> Peers<C> {
     /// The connection actor of a peer; `None` once it is gone.
     pub fn connection(&self, peer: PeerRef) -> Option<C> {
         self.table.connection(peer)
+    }
+
+    /// Whether a connection is in use, or waits for a decision or for its end.
+    pub fn knows(&self, connection: C) -> bool {
+        self.table.find_connection(connection).is_some() || self.undecided.contains_key(&connection)
     }
 
     /// A peer's record without the figures of its connection.

@@ -7,9 +7,7 @@ use mischief_reactor::{Instant, WallTime};
 
 use super::PeerId;
 use super::error::ConnectError;
-use crate::connection::Suite;
-use crate::connection::dial::Endpoint;
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{DisconnectReason, Endpoint, RefusedReason, Suite};
 
 /// A connected peer: its place in the table and a generation, in 8 bytes. How subsystems name a peer.
 ///
@@ -185,6 +183,8 @@ pub enum Answer {
 pub struct Traffic {
     /// Smoothed round-trip time; `None` before the first measurement.
     pub rtt: Option<Duration>,
+    /// Mean deviation from the round-trip time.
+    pub rtt_jitter: Option<Duration>,
     /// Bytes received, frames included.
     pub bytes_in: u64,
     /// Bytes sent, frames included.
@@ -193,6 +193,8 @@ pub struct Traffic {
     pub messages_in: u64,
     /// Application messages sent.
     pub messages_out: u64,
+    /// Bytes that wait to be sent.
+    pub queued: usize,
 }
 
 /// Everything about one connected peer.

@@ -24,6 +24,14 @@ pub(crate) enum Kind {
     Udp,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteHalf {
+    Open,
+    /// To be shut down once the unsent bytes are gone.
+    Closing,
+    Shut,
+}
+
 /// What a core knows of one of its driver's sockets.
 pub(crate) struct SocketState {
     generation: u32,
@@ -41,10 +49,7 @@ pub(crate) struct SocketState {
     is_closing: bool,
     /// The end of the stream has been reported.
     is_read_closed: bool,
-    /// Half-close once the unsent bytes are gone.
-    shuts_down: bool,
-    /// Half-closed.
-    is_write_shut: bool,
+    write_half: WriteHalf,
     /// A send was refused: the owner waits for `Event::Writable`.
     wants_writable: bool,
     extras: Option<Box<SocketExtras>>,
@@ -581,10 +586,7 @@ impl Core {
     ) -> io::Result<usize> {
         let state = self.owned(socket, owner)?;
         let kind = state.kind;
-        if !matches!(kind, Kind::Stream | Kind::Connecting)
-            || state.shuts_down
-            || state.is_write_shut
-        {
+        if !matches!(kind, Kind::Stream | Kind::Connecting) || state.write_half != WriteHalf::Open {
             let text = "only the open writing half of a connection can be written to";
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
@@ -642,7 +644,7 @@ impl Core {
         };
         let state = &mut self.sockets[socket.index as usize];
         let is_wanted = std::mem::take(&mut state.wants_writable);
-        let shuts_down = state.shuts_down;
+        let shuts_down = state.write_half == WriteHalf::Closing;
         let (tail, sent) = state
             .extras
             .as_mut()
@@ -672,10 +674,9 @@ impl Core {
             return;
         }
         if shuts_down {
-            self.sockets[socket.index as usize].shuts_down = false;
             // If the connection is broken, reading or writing tells.
             let _ = self.driver.shutdown_write(socket);
-            self.sockets[socket.index as usize].is_write_shut = true;
+            self.sockets[socket.index as usize].write_half = WriteHalf::Shut;
         }
         self.invoke(owner, Event::Writable { socket });
     }
@@ -687,7 +688,11 @@ impl Core {
             self.driver.shutdown_write(socket)?;
         }
         let state = &mut self.sockets[socket.index as usize];
-        (state.shuts_down, state.is_write_shut) = (waits, !waits);
+        state.write_half = if waits {
+            WriteHalf::Closing
+        } else {
+            WriteHalf::Shut
+        };
         Ok(())
     }
 
@@ -816,10 +821,19 @@ impl SocketState {
             is_queued: false,
             is_closing: false,
             is_read_closed: false,
-            shuts_down: false,
-            is_write_shut: false,
+            write_half: WriteHalf::Open,
             wants_writable: false,
             extras: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_socket_is_small() {
+        assert_eq!(size_of::<SocketState>(), 32);
     }
 }

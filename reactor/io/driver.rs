@@ -246,8 +246,9 @@ pub trait Driver {
 
     /// Opens a UDP socket. IPv6 sockets are v6-only.
     fn udp_bind(&mut self, addr: SocketAddr, options: UdpOptions) -> io::Result<SocketId>;
-    /// Receives up to a batch of datagrams into `buffer` and calls `each` for every one, in order. Returns how many;
-    /// `WouldBlock` when there was none. A receive error that an ICMP message caused is passed over.
+    /// Receives up to a batch of datagrams into `buffer` and calls `each` for every one, in order. Each lies in a part
+    /// of `buffer` of its own and stays there when this has returned. Returns how many; `WouldBlock` when there was
+    /// none. A receive error that an ICMP message caused is passed over.
     fn udp_receive(
         &mut self,
         socket: SocketId,

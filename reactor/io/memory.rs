@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(
             (budget.used(), budget.used_for(MemoryKind::Queues)),
             (99, 0),
-            "one kind below zero lowers the sum, since another core will report it"
+            "discounted before it is counted"
         );
         budget.adjust(MemoryKind::Queues, 0, 6);
         assert_eq!(budget.used(), 105);

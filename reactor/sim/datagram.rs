@@ -150,17 +150,24 @@ impl State {
     }
 
     /// Takes a batch of datagrams out of a socket's buffer.
+    /// The datagrams that come first and fit into `room` bytes, one at least.
     pub(super) fn udp_receive(
         &mut self,
         core: CoreId,
         socket: SocketId,
+        room: usize,
     ) -> io::Result<Vec<Received>> {
         let key = self.udp_of(core, socket)?;
         let socket = self.udp.get_mut(key).expect("a socket's UDP part exists");
-        let count = socket.received.len().min(RECEIVE_BATCH);
-        if count == 0 {
+        if socket.received.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let ends = socket.received.iter().scan(0, |end, one| {
+            *end += one.data.len();
+            Some(*end)
+        });
+        let fitting = ends.take(RECEIVE_BATCH).take_while(|end| *end <= room);
+        let count = fitting.count().max(1);
         let batch: Vec<Received> = socket.received.drain(..count).collect();
         let bytes: usize = batch
             .iter()
@@ -494,13 +501,6 @@ impl State {
         socket.is_blocked = false;
         let (core, id) = (socket.core, socket.socket);
         self.mark_ready(core, id, WRITABLE);
-    }
-}
-
-impl Received {
-    /// How many bytes of it fit into a buffer of `len`; what does not fit is cut off.
-    pub(super) fn len_in(&self, len: usize) -> usize {
-        self.data.len().min(len)
     }
 }
 

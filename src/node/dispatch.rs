@@ -491,6 +491,12 @@ impl Deliver for Hub {
         }
     }
 
+    fn failed(&self, message: &str) {
+        self.announce(NodeEvent::Error {
+            message: Arc::from(message),
+        });
+    }
+
     fn large(&self, link: &Arc<Link>, message: LargeMessage) {
         let Wire { body, credit, .. } = message.message();
         let bytes = body.len();

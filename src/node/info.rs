@@ -20,7 +20,7 @@ pub struct PeerInfo {
     pub addr: SocketAddr,
     /// Who dialled.
     pub direction: Direction,
-    /// When it was connected, by the wall clock of that time.
+    /// When it was connected, by the wall clock as it stands now.
     pub since: WallTime,
     /// How the connection is encrypted.
     pub suite: &'static str,
@@ -36,12 +36,8 @@ pub struct PeerInfo {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
-    /// Bytes of messages that wait to be sent.
+    /// Bytes that wait to be sent.
     pub queued: usize,
-    /// The program that the peer says it runs.
-    pub agent: String,
-    /// Feature bits of the peer's subsystems.
-    pub features: u64,
 }
 
 impl PeerInfo {
@@ -61,8 +57,6 @@ impl PeerInfo {
             messages_in: 0,
             messages_out: 0,
             queued: 0,
-            agent: String::new(),
-            features: 0,
         }
     }
 }

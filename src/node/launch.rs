@@ -12,7 +12,7 @@ use mischief_actors::connection::actor::{
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::{
-    self, Config, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
+    self, Config, Deliver, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
@@ -241,10 +241,10 @@ impl Observer for Face {
             let connection = Address::<ConnectionActor>::from_id(link.connection());
             let trust = ConnectionMessage::MessageMax(MESSAGE_MAX_TRUSTED);
             if self.hub.handle.try_send(&connection, trust).is_err() {
-                log::warn!(
+                self.hub.failed(&format!(
                     "the limit for trusted peers could not be set for {}",
                     id.short()
-                );
+                ));
             }
         }
         self.hub.connected(
@@ -439,6 +439,8 @@ fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
     info.suite = record.suite.name();
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
+        info.rtt_jitter = traffic.rtt_jitter;
+        info.queued = traffic.queued;
         info.bytes_in = traffic.bytes_in;
         info.bytes_out = traffic.bytes_out;
         info.messages_in = traffic.messages_in;
@@ -462,7 +464,11 @@ enum CloserMessage {
 impl Message for CloserMessage {}
 
 impl Closer {
+    /// What is left by the deadline ends by itself, each within its own.
     fn finish(&mut self, cx: &mut Context<'_, Self>) {
+        for root in self.roots.drain(..) {
+            cx.stop_actor(root);
+        }
         cx.stop_actor(self.peers.id());
         if let Some(reply) = self.reply.take() {
             reply.send(Ok(()));

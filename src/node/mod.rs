@@ -9,7 +9,7 @@
 //! | file | what |
 //! |---|---|
 //! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
-//! | `wiring.rs`, `launch.rs` | what the node asks of its actors and what they tell it; how they are spawned |
+//! | `wiring.rs` | what the node asks of its actors, and what they tell it |
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |

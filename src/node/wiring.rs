@@ -75,13 +75,6 @@ impl Hub {
             self.announce(NodeEvent::PeerDisconnected { peer, reason });
         }
     }
-
-    /// Something went wrong that no call asked for.
-    pub(crate) fn failed(&self, message: &str) {
-        self.announce(NodeEvent::Error {
-            message: Arc::from(message),
-        });
-    }
 }
 
 /// What is kept for as long as the node runs: the lock on its data directory.

@@ -4,6 +4,7 @@
 //! is run for ever after. `MISCHIEF_FUZZ_SEED` and `MISCHIEF_FUZZ_RUNS` set another seed and another number of mutations
 //! for each target; a failure prints the seed and the input.
 
+mod connection;
 mod json_line;
 
 use std::fs;
@@ -13,15 +14,44 @@ use std::path::Path;
 /// Mutations of each target in a plain `cargo test`.
 const RUNS: u64 = 20_000;
 
+/// Mutations of targets that compute a handshake each time.
+const RUNS_SLOW: u64 = 3_000;
+
 /// Longer inputs are cut: what matters happens early, and mutations have to be many.
 const INPUT_SIZE_MAX: usize = 4096;
 
 #[test]
 fn json_line() {
-    run("json_line", json_line::json_line);
+    run("json_line", json_line::json_line, RUNS);
 }
 
-fn run(name: &str, target: fn(&[u8])) {
+#[test]
+fn preface() {
+    run("preface", connection::preface, RUNS);
+}
+
+#[test]
+fn handshake() {
+    run("handshake", connection::handshake, RUNS_SLOW);
+}
+
+#[test]
+fn hello() {
+    run("hello", connection::hello, RUNS);
+}
+
+#[test]
+fn frames() {
+    run("frames", connection::frames, RUNS_SLOW);
+}
+
+#[test]
+fn records() {
+    run("records", connection::records, RUNS_SLOW);
+}
+
+/// `runs` is for a plain `cargo test`; the variable goes first.
+fn run(name: &str, target: fn(&[u8]), runs: u64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
         .join(name);
@@ -44,7 +74,7 @@ fn run(name: &str, target: fn(&[u8])) {
     }
     let seed = variable("MISCHIEF_FUZZ_SEED", 1);
     let mut random = Random(seed);
-    for run in 0..variable("MISCHIEF_FUZZ_RUNS", RUNS) {
+    for run in 0..variable("MISCHIEF_FUZZ_RUNS", runs) {
         let input = mutated(&corpus, &mut random);
         assert!(
             is_survived(target, &input),

@@ -10,36 +10,36 @@ use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 /// Nothing that is awaited takes this long unless something is broken.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// A running program.
-pub struct Program {
+pub(crate) struct Program {
     pid: u32,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     lines: Option<Receiver<String>>,
     errors: Receiver<String>,
     status: Receiver<ExitStatus>,
-    has_ended: bool,
+    ended: Option<ExitStatus>,
     /// Lines that were read while something else was looked for.
     passed_over: VecDeque<Value>,
 }
 
 impl Program {
     /// Starts `mischief` with these arguments. Nothing of the caller's own state is used.
-    pub fn start<S: AsRef<str>>(arguments: &[S]) -> Program {
+    pub(crate) fn start<S: AsRef<str>>(arguments: &[S]) -> Program {
         let mut program = Program::start_unread(arguments);
         program.read_stdout();
         program
     }
 
     /// The same without reading stdout, until [`Program::read_stdout`].
-    pub fn start_unread<S: AsRef<str>>(arguments: &[S]) -> Program {
+    pub(crate) fn start_unread<S: AsRef<str>>(arguments: &[S]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mischief"));
         command
             .args(arguments.iter().map(AsRef::as_ref))
@@ -58,7 +58,7 @@ impl Program {
             lines: None,
             errors: read_lines(stderr),
             status,
-            has_ended: false,
+            ended: None,
             passed_over: VecDeque::new(),
         };
         thread::spawn(move || {
@@ -69,18 +69,18 @@ impl Program {
     }
 
     /// `mischief node --json --ephemeral` with further arguments.
-    pub fn node(arguments: &[&str]) -> Program {
+    pub(crate) fn node(arguments: &[&str]) -> Program {
         let fixed = ["node", "--json", "--ephemeral"];
         Program::start(&[&fixed[..], arguments].concat())
     }
 
-    pub fn read_stdout(&mut self) {
+    pub(crate) fn read_stdout(&mut self) {
         let stdout = self.stdout.take().expect("it is not read yet");
         self.lines = Some(read_lines(stdout));
     }
 
     /// Reads one line of JSON and leaves everything behind it unread.
-    pub fn read_one_line(&mut self) -> Value {
+    pub(crate) fn read_one_line(&mut self) -> Value {
         let stdout = self.stdout.as_mut().expect("it is not read yet");
         let mut line = Vec::new();
         let mut byte = [0];
@@ -91,28 +91,34 @@ impl Program {
         serde_json::from_slice(&line).expect("it is JSON")
     }
 
-    pub fn close_stdout(&mut self) {
+    pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Writes a line.
-    pub fn write(&mut self, line: impl AsRef<[u8]>) {
+    pub(crate) fn write(&mut self, line: impl AsRef<[u8]>) {
         let stdin = self.stdin.as_mut().expect("stdin is open");
         let line = [line.as_ref(), b"\n"].concat();
         stdin.write_all(&line).expect("the program reads");
     }
 
+    /// Writes a line to a program that may be ending.
+    pub(crate) fn write_if_open(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("stdin is open");
+        let _ = writeln!(stdin, "{line}");
+    }
+
     /// Takes stdin away, to be written to from elsewhere or to be closed.
-    pub fn take_stdin(&mut self) -> ChildStdin {
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.stdin.take().expect("stdin is open")
     }
 
     /// The next line of stdout; `None` at its end.
-    pub fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         let lines = self.lines.as_ref().expect("stdout is read");
         match lines.recv_timeout(LONG) {
             Ok(line) => Some(line),
@@ -125,7 +131,7 @@ impl Program {
 
     /// The next line of stdout that contains a text.
     #[track_caller]
-    pub fn line_with(&self, text: &str) -> String {
+    pub(crate) fn line_with(&self, text: &str) -> String {
         let mut seen = Vec::new();
         while let Some(line) = self.line() {
             if line.contains(text) {
@@ -148,7 +154,7 @@ impl Program {
 
     /// The next object that fits; what comes before it is kept for later.
     #[track_caller]
-    pub fn find(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn find(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         if let Some(place) = self.passed_over.iter().position(&fits) {
             return self.passed_over.remove(place).expect("it is there");
         }
@@ -167,13 +173,13 @@ impl Program {
 
     /// The next event of this name.
     #[track_caller]
-    pub fn event(&mut self, name: &str) -> Value {
+    pub(crate) fn event(&mut self, name: &str) -> Value {
         self.find(name, |value| value["event"] == name)
     }
 
     /// The answer to the request with this id.
     #[track_caller]
-    pub fn reply(&mut self, id: impl Into<Value>) -> Value {
+    pub(crate) fn reply(&mut self, id: impl Into<Value>) -> Value {
         let id = id.into();
         self.find(&format!("an answer to {id}"), |value| {
             value.get("ok").is_some() && value["id"] == id
@@ -182,7 +188,7 @@ impl Program {
 
     /// Writes a command, given without its id, and waits for its answer.
     #[track_caller]
-    pub fn ask(&mut self, mut command: Value) -> Value {
+    pub(crate) fn ask(&mut self, mut command: Value) -> Value {
         static IDS: AtomicUsize = AtomicUsize::new(1);
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         command["id"] = id.into();
@@ -192,7 +198,7 @@ impl Program {
 
     /// The same for a command that succeeds.
     #[track_caller]
-    pub fn ask_well(&mut self, command: Value) -> Value {
+    pub(crate) fn ask_well(&mut self, command: Value) -> Value {
         let answer = self.ask(command.clone());
         assert_eq!(answer["ok"], true, "{command}: {answer}");
         answer
@@ -200,14 +206,14 @@ impl Program {
 
     /// The same for a command that fails: the kind of its error.
     #[track_caller]
-    pub fn ask_badly(&mut self, command: Value) -> String {
+    pub(crate) fn ask_badly(&mut self, command: Value) -> String {
         let answer = self.ask(command.clone());
         assert_eq!(answer["ok"], false, "{command}: {answer}");
         kind_of(&answer)
     }
 
     /// Everything that comes on stdout until it ends, besides what was looked for.
-    pub fn rest(&mut self) -> Vec<Value> {
+    pub(crate) fn rest(&mut self) -> Vec<Value> {
         let mut rest = Vec::from(std::mem::take(&mut self.passed_over));
         while let Some(value) = self.json() {
             rest.push(value);
@@ -220,7 +226,7 @@ impl Program {
     }
 
     /// All of stderr, once it has ended.
-    pub fn errors(&self) -> String {
+    pub(crate) fn errors(&self) -> String {
         let mut all = String::new();
         while let Ok(line) = self.errors.recv_timeout(LONG) {
             all += &line;
@@ -230,28 +236,28 @@ impl Program {
     }
 
     /// Asks the system to give the program a signal, by its short name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.pid.to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits for the end; `None` if a signal was the cause.
-    pub fn code(&mut self) -> Option<i32> {
-        let status = self.status.recv_timeout(LONG);
-        let status =
-            status.unwrap_or_else(|_| panic!("it does not end: {:?}", self.errors_so_far()));
-        self.has_ended = true;
-        status.code()
+    pub(crate) fn code(&mut self) -> Option<i32> {
+        let has_ended = self.has_ended_within(LONG);
+        assert!(has_ended, "it does not end: {:?}", self.errors_so_far());
+        self.ended.and_then(|status| status.code())
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        self.has_ended |= self.status.try_recv().is_ok();
-        self.has_ended
+    pub(crate) fn has_ended_within(&mut self, timeout: Duration) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.status.recv_timeout(timeout).ok();
+        }
+        self.ended.is_some()
     }
 
     /// Resident memory in KiB, where the system has a file that says so.
-    pub fn resident_kib(&self) -> Option<u64> {
+    pub(crate) fn resident_kib(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status
             .lines()
@@ -262,14 +268,14 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if !self.has_ended() {
+        if !self.has_ended_within(Duration::ZERO) {
             self.signal("KILL");
         }
     }
 }
 
 #[track_caller]
-pub fn kind_of(answer: &Value) -> String {
+pub(crate) fn kind_of(answer: &Value) -> String {
     let error = &answer["error"];
     assert!(error["message"].is_string(), "{answer}");
     error["kind"]
@@ -293,18 +299,18 @@ fn read_lines(source: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// A running `mischief node --json` with what it said at its start.
-pub struct Started {
-    pub program: Program,
-    pub id: String,
-    pub addr: String,
+pub(crate) struct Started {
+    pub(crate) program: Program,
+    pub(crate) id: String,
+    pub(crate) addr: String,
 }
 
 impl Started {
-    pub fn new(arguments: &[&str]) -> Started {
+    pub(crate) fn new(arguments: &[&str]) -> Started {
         Started::of(Program::node(arguments))
     }
 
-    pub fn of(mut program: Program) -> Started {
+    pub(crate) fn of(mut program: Program) -> Started {
         let ready = program.event("ready");
         assert!(program.passed_over.is_empty(), "`ready` comes first");
         let text = |value: &Value| value.as_str().expect("it is a text").to_owned();
@@ -317,7 +323,7 @@ impl Started {
 
     /// Connects to another node and waits until both have said so.
     #[track_caller]
-    pub fn connect(&mut self, other: &mut Started) {
+    pub(crate) fn connect(&mut self, other: &mut Started) {
         let command = serde_json::json!({"cmd": "connect", "addr": other.addr});
         let answer = self.program.ask_well(command);
         assert_eq!(answer["peer"], other.id.as_str());
@@ -332,7 +338,7 @@ impl Started {
 
     /// Ends it in good order.
     #[track_caller]
-    pub fn shut_down(mut self) {
+    pub(crate) fn shut_down(mut self) {
         self.program
             .ask_well(serde_json::json!({"cmd": "shutdown"}));
         self.program.event("stopped");
@@ -341,10 +347,10 @@ impl Started {
 }
 
 /// A directory of a test's own, removed at its end.
-pub struct TempDir(PathBuf);
+pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
-    pub fn new() -> TempDir {
+    pub(crate) fn new() -> TempDir {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
@@ -353,7 +359,7 @@ impl TempDir {
         TempDir(path)
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         let path = self.0.join(name);
         path.to_str().expect("the path is UTF-8").to_owned()
     }
@@ -366,7 +372,7 @@ impl Drop for TempDir {
 }
 
 /// Runs a program to its end: exit code, stdout and stderr.
-pub fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut program = Program::start(arguments);
     drop(program.take_stdin());
     let mut output = String::new();
@@ -376,13 +382,4 @@ pub fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     }
     let errors = program.errors();
     (program.code(), output, errors)
-}
-
-/// Asks again until `check` is content. For what the outside cannot await, such as another process's memory.
-pub fn until(what: &str, mut check: impl FnMut() -> bool) {
-    let end = Instant::now() + LONG;
-    while !check() {
-        assert!(Instant::now() < end, "never: {what}");
-        thread::yield_now();
-    }
 }

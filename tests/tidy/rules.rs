@@ -430,7 +430,13 @@ fn subsystems_keep_their_insides(repository: &Repository) -> Vec<Finding> {
                 };
                 let is_file = repository.has(&format!("actors/{other}/{inside}.rs"))
                     || repository.has_below(&format!("actors/{other}/{inside}/"));
-                if other != *own && names.contains(other) && is_file {
+                // What mod.rs makes public is what the subsystem shows.
+                let root = repository.text(&format!("actors/{other}/mod.rs"));
+                let is_shown = root.is_some_and(|root| {
+                    root.lines()
+                        .any(|line| line == format!("pub mod {inside};"))
+                });
+                if other != *own && names.contains(other) && is_file && !is_shown {
                     let why = format!(
                         "{own} reaches into {other}/{inside}: use what {other}/mod.rs shows, or a message"
                     );

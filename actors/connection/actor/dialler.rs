@@ -241,7 +241,7 @@ impl Dialler {
         self.sockets.remove(&socket);
         let config = self.common.config.lock().clone();
         let machine = Connection::dialler(&config, cx.now(), &mut cx.random(), None, Some(addr));
-        let dialler = cx.address().recipient();
+        let dialler = cx.address();
         let origin = Origin::Outbound {
             dial,
             attempt: attempt.0,
@@ -285,11 +285,11 @@ impl Dialler {
     }
 
     fn tell(&mut self, outcome: DialOutcome, cx: &mut Context<'_, Self>) {
-        if let Err(refused) = cx.send_to(&self.judge, outcome) {
-            if refused.is_full() {
-                cx.notify_ready(self.judge.id());
-                self.untold.push(refused.into_message());
-            }
+        if let Err(refused) = cx.send_to(&self.judge, outcome)
+            && refused.is_full()
+        {
+            cx.notify_ready(self.judge.id());
+            self.untold.push(refused.into_message());
         }
     }
 }

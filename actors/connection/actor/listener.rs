@@ -45,6 +45,8 @@ pub struct Listener {
     socket: Option<SocketId>,
     placement: Placement,
     next: usize,
+    /// The last connection could not be accepted, which was told already.
+    is_failing: bool,
 }
 
 impl Listener {
@@ -55,6 +57,7 @@ impl Listener {
             socket: None,
             placement: Placement::Here,
             next: 0,
+            is_failing: false,
         }
     }
 
@@ -85,6 +88,15 @@ impl Listener {
             }
         }
         self.take_in(socket, from, cx);
+    }
+
+    /// It is tried again many times a second; people are told once, until it works again.
+    fn on_accept_failed(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            log::warn!("cannot accept connections for a moment: {error}");
+            let told = format!("new peers have to wait: {error}");
+            self.common.deliver.failed(&told);
+        }
     }
 
     /// Lets a connection in, if the door is open to it.
@@ -145,15 +157,16 @@ impl Actor for Listener {
 
     fn on_event(&mut self, event: Event<'_>, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
         match event {
-            Event::Accepted { socket, from, .. } => self.on_accepted(socket, from, cx),
+            Event::Accepted { socket, from, .. } => {
+                self.is_failing = false;
+                self.on_accepted(socket, from, cx);
+            }
             Event::Given { socket } => match cx.peer_addr(socket) {
                 Ok(from) => self.take_in(socket, from, cx),
                 // It has broken on the way between the cores.
                 Err(_) => cx.close(socket, true),
             },
-            Event::AcceptFailed { error, .. } => {
-                log::warn!("cannot accept connections for a moment: {error}");
-            }
+            Event::AcceptFailed { error, .. } => self.on_accept_failed(&error),
             _ => {}
         }
         Ok(())

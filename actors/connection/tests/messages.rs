@@ -151,6 +151,10 @@ fn what_the_peer_would_not_take_is_not_sent() {
         pair.dialler.connection.peer_message_max(),
         MESSAGE_MAX_TRUSTED
     );
+    let told = Event::MessageMax(MESSAGE_MAX_TRUSTED);
+    assert_eq!(pair.dialler.events.last(), Some(&told));
+    // Less would break off what is under way.
+    pair.responder.connection.set_message_max(5);
     pair.dialler
         .connection
         .send(Kind::Bytes, "", &bytes(16 << 20))
@@ -275,6 +279,10 @@ fn a_close_does_not_wait_for_a_peer_that_does_not_read() {
     let start = pair.now;
     pair.dialler.connection.close(start, CloseCode::Normal, "");
     pair.run_until(start + Duration::from_secs(20));
+    let before = pair.responder.messages();
+    let end = pair.responder.closed().expect("the goodbye overtakes");
+    assert_eq!(before, 2);
+    assert!(matches!(end, Error::ClosedByPeer { .. }), "{end}");
     assert_eq!(
         pair.dialler.events.last(),
         Some(&Event::Finished { abort: true })

@@ -8,11 +8,10 @@ use std::time::Duration;
 use mischief_reactor::{Instant, WallTime};
 
 use super::super::Peers;
-use crate::connection::Suite;
-use crate::connection::dial::{
-    AttemptFailure, DialError, Endpoint, FailedAttempt, ResolveFailure, parse_addr,
+use crate::connection::{
+    AttemptFailure, DialError, DisconnectReason, Endpoint, FailedAttempt, RefusedReason,
+    ResolveFailure, Suite, parse_addr,
 };
-use crate::connection::reason::{DisconnectReason, RefusedReason};
 use crate::peers::{
     Answer, ConnectError, DialId, Direction, Introduction, NAME_BYTES_MAX, NotConnected, Order,
     PeerId, PeerRecord, PeerRef, PeersEvent, PeersLimits, ProbeToken, RequestId, Traffic,

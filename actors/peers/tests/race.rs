@@ -14,8 +14,9 @@ use std::time::Duration;
 use mischief_reactor::Instant;
 
 use super::super::Peers;
-use crate::connection::dial::{AttemptFailure, DialError, FailedAttempt, parse_addr};
-use crate::connection::reason::{DisconnectReason, RefusedReason};
+use crate::connection::{
+    AttemptFailure, DialError, DisconnectReason, FailedAttempt, RefusedReason, parse_addr,
+};
 use crate::peers::{
     Answer, DialId, Introduction, Order, PeerId, PeersEvent, PeersLimits, ProbeToken, RequestId,
     Suite,
@@ -232,7 +233,7 @@ fn id(node: usize) -> PeerId {
     PeerId::from_bytes([node as u8 + 1; 32])
 }
 
-fn endpoint(link: usize) -> crate::connection::dial::Endpoint {
+fn endpoint(link: usize) -> crate::connection::Endpoint {
     parse_addr(&format!("10.0.0.1:{}", 9000 + link)).unwrap()
 }
 

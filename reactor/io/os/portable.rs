@@ -11,6 +11,8 @@ use crate::io::udp::{Segments, canonical, is_icmp_error};
 
 /// Datagrams a call.
 const BATCH: usize = 16;
+/// Bytes of the largest datagram there is.
+const DATAGRAM_MAX: usize = 65_536;
 
 /// Stateless here.
 pub(crate) struct Datagrams;
@@ -57,7 +59,9 @@ impl Datagrams {
         each: &mut dyn FnMut(Datagram<'_>),
     ) -> io::Result<usize> {
         let mut count = 0;
-        while count < BATCH {
+        let mut buffer = buffer;
+        // What does not fit is cut off, so a further one is only received where any fits.
+        while count == 0 || count < BATCH && buffer.len() >= DATAGRAM_MAX {
             // SAFETY: `recv_from` never writes anything uninitialised, and `u8` has the layout of its `MaybeUninit`.
             let room =
                 unsafe { &mut *(std::ptr::from_mut::<[u8]>(buffer) as *mut [MaybeUninit<u8>]) };
@@ -66,7 +70,8 @@ impl Datagrams {
                     let Some(from) = from.as_socket() else {
                         continue;
                     };
-                    let (from, data) = (canonical(from), &mut buffer[..len]);
+                    let (from, data) = (canonical(from), buffer.split_off_mut(..len));
+                    let data = data.expect("the system writes no further than it was told");
                     each(Datagram {
                         from,
                         to: None,

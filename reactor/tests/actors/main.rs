@@ -11,7 +11,9 @@ mod offload;
 mod puppet;
 mod sight;
 mod supervision;
+mod tcp;
 mod time;
+mod udp;
 
 /// Makes the tests of the suite for every driver.
 macro_rules! suite {
@@ -155,5 +157,33 @@ suite! {
         a_stall_names_actor_and_message,
         busy_time_is_told,
         bounds_and_cores_are_told,
+    ],
+    tcp: [
+        an_echo_brings_everything_back_in_order,
+        a_half_close_leaves_the_other_half_open,
+        where_nobody_listens_a_connection_fails,
+        a_peer_that_closes_ends_the_stream_and_one_that_aborts_breaks_it,
+        a_break_after_the_end_of_the_stream_is_told,
+        what_is_written_while_connecting_arrives,
+        a_slow_reader_pushes_back,
+        a_large_write_is_kept_whole,
+        two_busy_connections_are_read_in_turns,
+        a_pause_loses_nothing,
+        a_connection_is_given_to_an_actor_of_either_core,
+        a_connection_is_not_given_where_it_would_be_lost,
+        a_connection_given_to_an_actor_in_the_making_closes,
+        a_thousand_connections,
+        without_memory_nothing_is_read,
+        out_of_descriptors_accepting_rests_and_goes_on,
+        sockets_close_in_any_handler,
+        sockets_obey_their_owner_alone,
+        a_peer_that_never_catches_up_costs_no_more_than_the_bound,
+    ],
+    udp: [
+        datagrams_come_with_their_sender,
+        several_datagrams_go_in_one_call,
+        routes_part_protocols_by_their_first_byte,
+        routes_have_their_limits,
+        a_paused_socket_keeps_its_datagrams,
     ],
 }

@@ -46,7 +46,7 @@ fn calls_reach_the_actors_and_come_back() {
     for _ in 0..3 {
         answer(&fixture, |asked| match asked {
             Asked::List(reply) => reply.send(Ok(vec![info.clone()])),
-            Asked::Peer(_, reply) => reply.send(Ok(info.clone())),
+            Asked::Peer(who, reply) if who == peer(1) => reply.send(Ok(info.clone())),
             Asked::Trust(who, reply) if who == peer(1) => reply.send(Ok(())),
             _ => panic!("nothing else was asked for"),
         });

@@ -25,9 +25,9 @@ fn each_form_arrives_in_the_link_in_order() {
     let link = fixture.connect(1);
     let peer = *link.peer();
     let node = &fixture.node;
-    let _ = node.send(&peer, "chat", &json!({"a": [1, null]}));
-    let _ = node.send_text(&peer, "grüß");
-    let _ = node.send_bytes(&peer, &[0, 255]);
+    drop(node.send(&peer, "chat", &json!({"a": [1, null]})));
+    drop(node.send_text(&peer, "grüß"));
+    drop(node.send_bytes(&peer, &[0, 255]));
     let outgoing = node.outgoing(&peer).unwrap();
     outgoing.send("chat", "a text is a value as well").unwrap();
     outgoing.send_text("").unwrap();
