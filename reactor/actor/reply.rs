@@ -138,7 +138,10 @@ pub struct Reply<R: Send + 'static> {
 type Call<R> = Box<dyn FnOnce(Option<R>) + Send>;
 
 enum ReplyTo<R> {
-    Actor { shared: Arc<Shared>, ask: AskId },
+    Actor {
+        shared: Arc<Shared>,
+        ask: AskId,
+    },
     Outside(Arc<Cell<R>>),
     /// Never locked: it makes the reply `Sync`, and so the errors that bring back a message with a reply in it.
     Call(Box<Mutex<Call<R>>>),
