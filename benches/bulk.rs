@@ -143,7 +143,7 @@ fn receive_messages(is_chacha: bool) {
 }
 
 fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
-    let warm_up = bytes / 16;
+    let warm_up = (bytes / 16).max(size);
     let total = (warm_up + bytes) / size * size;
     let mut args = vec!["--child", "node"];
     if std::env::args().any(|arg| arg == "--unpinned") {

@@ -27,7 +27,8 @@ pub enum QueueError {
     /// The connection is not open yet, or no longer.
     #[error("the connection is not open")]
     NotOpen,
-    /// The queue is at its high mark; [`Event::Drained`](super::Event::Drained) or [`Event::BulkWritable`](super::Event::BulkWritable) will tell when to try again.
+    /// The queue is at its high mark; [`Event::Drained`](super::Event::Drained) or
+    /// [`Event::BulkWritable`](super::Event::BulkWritable) will tell when to try again.
     #[error("the queue for this peer is full")]
     Full,
     /// The peer does not take messages of this size.

@@ -68,15 +68,11 @@ impl MemoryBudget {
         self.used[kind as usize].fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
 
-    /// Bytes held.
+    /// Bytes held. What was given back on one core before another has reported that it took it counts below zero.
     pub fn used(&self) -> usize {
-        usize::try_from(self.balance()).unwrap_or(0)
-    }
-
-    /// Bytes held, below zero when something was given back on one core that another has not reported as taken yet.
-    pub(crate) fn balance(&self) -> isize {
         let balance = |used: &AtomicUsize| used.load(Ordering::Relaxed) as isize;
-        self.used.iter().map(balance).fold(0, isize::wrapping_add)
+        let sum = self.used.iter().map(balance).fold(0, isize::wrapping_add);
+        usize::try_from(sum).unwrap_or(0)
     }
 
     /// Bytes held for one purpose.

@@ -51,7 +51,7 @@ pub struct Event {
     pub error: bool,
 }
 
-/// The token of the waker. Tokens of sockets are below `WATCH_INTERFACES`.
+/// The token of the waker. Tokens of sockets are far below.
 pub const WAKER: usize = usize::MAX - 1;
 /// The token under which the clock is watched.
 pub(crate) const WATCH_CLOCK: usize = usize::MAX - 2;

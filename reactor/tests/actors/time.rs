@@ -406,11 +406,13 @@ pub fn an_idle_core_does_not_wake<F: Fixture>() {
         cx.wake_at(Some(cx.now() + SECOND / 20), NOW);
         Ok(())
     });
-    f.until(|| wakes(&log).len() == 1);
+    // A busy machine may let this thread look late, so ticks are counted from wherever they stand.
+    f.until(|| !wakes(&log).is_empty());
+    let first = wakes(&log).len();
     let before = handle.snapshot().expect("answers");
-    f.until(|| wakes(&log).len() == 9);
+    f.until(|| wakes(&log).len() >= first + 8);
     let after = handle.snapshot().expect("answers");
-    let ticks = wakes(&log).len() as u32 - 1;
+    let ticks = (wakes(&log).len() - first) as u32;
     let turns = |core: usize| after.cores[core].turns - before.cores[core].turns;
     let sleeps = |core: usize| after.cores[core].sleeps - before.cores[core].sleeps;
     // A turn for each tick, and one for each snapshot. After being woken a core may look once more before it sleeps.

@@ -22,7 +22,8 @@ Exit codes:
   0  all went well        3  the peer could not be reached
   1  something failed     4  the deadline passed
   2  wrong command line   5  refused: identity, protocol, network key, ban
-A node goes on when a connection fails; with --exit-on-eof its exit code tells of the first that did.";
+A node goes on when a connection fails; with --exit-on-eof its exit code tells of the first
+that did.";
 
 const NODE_EXAMPLES: &str = "\
 Examples:

@@ -642,3 +642,7 @@ fn ecn_from_bits(class: u8) -> Ecn {
         _ => Ecn::NotEct,
     }
 }
+
+#[cfg(test)]
+#[path = "datagrams_tests.rs"]
+mod tests;

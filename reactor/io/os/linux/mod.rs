@@ -114,6 +114,9 @@ fn set_option<T>(
     Ok(())
 }
 
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`, which libc does not have for Android (rtnetlink(7)).
+const NETLINK_GROUPS: u32 = 0x1 | 0x10 | 0x100;
+
 /// Something beside the sockets that a driver watches.
 #[derive(Debug)]
 pub struct Watch(OwnedFd);
@@ -141,8 +144,7 @@ impl Watch {
         // SAFETY: all zeros is a valid `sockaddr_nl`.
         let mut addr: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         addr.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        addr.nl_groups =
-            (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
+        addr.nl_groups = NETLINK_GROUPS;
         let len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
         // SAFETY: the kernel reads `len` bytes at `addr`, which is that long.
         unsafe { syscall!(bind(fd, std::ptr::from_ref(&addr).cast(), len)) }?;
