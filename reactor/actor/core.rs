@@ -475,7 +475,8 @@ impl Core {
             .core_of(actor)
             .map_or(0, |remote| remote.gauges.messages(actor.index()));
         let local = if actor.core() == self.index {
-            self.cells.get(actor.index()).map_or(0, |cell| cell.queued)
+            let usual = self.shared.limits.mailbox;
+            self.cell(actor).map_or(0, |cell| cell.queued(usual))
         } else {
             0
         };

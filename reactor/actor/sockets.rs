@@ -11,6 +11,7 @@ use super::{ActorId, Event};
 use crate::io::driver::{
     Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
+use crate::io::memory::reserve_one;
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -112,6 +113,7 @@ impl Core {
     fn add_socket(&mut self, socket: SocketId, owner: u32, kind: Kind, is_paused: bool) {
         let index = socket.index as usize;
         while self.sockets.len() <= index {
+            reserve_one(&mut self.sockets);
             self.sockets.push(SocketState::free());
         }
         self.sockets[index] = SocketState {
