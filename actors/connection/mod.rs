@@ -86,7 +86,7 @@ pub use error::{
 pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_PLAINTEXT_TARGET};
 pub use handshake::Authenticated;
 pub use hello::{About, HELLO_MAX, Hello, LISTEN_MAX, NAME_MAX};
-pub use link::{Deliver, LINK_QUEUE_HIGH, Link, ROOM_WAITERS_MAX, SendError, Sent, Taken};
+pub use link::{Deliver, LINK_QUEUE_HIGH, Link, Links, ROOM_WAITERS_MAX, SendError, Sent, Taken};
 pub use liveness::Rtt;
 pub use machine::{Connection, Event, Sink};
 pub use noise::{

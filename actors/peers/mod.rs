@@ -87,6 +87,7 @@ mod gather;
 mod limits;
 mod machine;
 mod message;
+pub mod roster;
 mod table;
 
 pub use crate::connection::Suite;
@@ -98,4 +99,5 @@ pub use message::{
     Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
     RequestId, Traffic,
 };
+pub use roster::Roster;
 pub use table::PEER_BYTES_MAX;

@@ -111,7 +111,7 @@ fn queue(hub: &Hub, link: &Link, kind: Kind, name: &str, body: &[u8]) -> Result<
 impl Hub {
     /// The way to a peer.
     pub(crate) fn link_to(&self, peer: &PeerId) -> Result<Arc<Link>, SendError> {
-        self.directory.get(peer).ok_or_else(not_connected)
+        self.roster.link_to(peer).ok_or_else(not_connected)
     }
 
     /// Sends a JSON value to one peer.
@@ -152,7 +152,7 @@ impl Hub {
 
     /// Sends a message to every connected peer.
     pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
-        let links = self.directory.links();
+        let links = self.roster.links();
         let mut fates = Vec::with_capacity(links.len());
         for link in links {
             let fate = self.send_over(link, kind, name, body);
