@@ -117,7 +117,8 @@ impl Actor for Reader {
         match event {
             Event::Accepted { socket, .. } => cx.resume_reading(socket),
             Event::Data { socket, bytes } => {
-                if !self.pass_on(socket, Work::Piece(bytes.to_vec()), cx) {
+                let has_room = self.pass_on(socket, Work::Piece(bytes.to_vec()), cx);
+                if !has_room {
                     self.pauses += 1;
                     cx.pause_reading(socket);
                 }
