@@ -15,6 +15,7 @@ use std::time::Duration;
 use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
+use super::reassembly::SPARE_BYTES_MAX;
 use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
 use crate::identity::PeerId;
 
@@ -101,6 +102,15 @@ struct Buffer {
     /// In rising order: who wants to know when the socket has taken how many bytes.
     waiting: std::collections::VecDeque<(u64, Reply<Result<(), SendError>>)>,
     room: Vec<Reply<Result<(), SendError>>>,
+    /// Of a large message that was received and is done with; empty, or for the next one.
+    spare: Vec<u8>,
+}
+
+impl Buffer {
+    /// Whether nothing would be lost with it.
+    fn is_unused(&self) -> bool {
+        self.queued == 0 && self.waiting.is_empty() && self.room.is_empty()
+    }
 }
 
 impl Link {
@@ -186,6 +196,16 @@ impl Link {
         self.poke(handle, &mut state);
     }
 
+    /// Gives credit back for a large message that is done with, and its memory for the next one.
+    pub fn consumed_large(&self, handle: &Handle, message: LargeMessage) {
+        let mut state = self.state.lock();
+        state.consumed = state.consumed.saturating_add(message.credit);
+        if !state.is_over && message.bytes.capacity() <= SPARE_BYTES_MAX {
+            state.buffer.get_or_insert_default().spare = message.bytes;
+        }
+        self.poke(handle, &mut state);
+    }
+
     fn poke(&self, handle: &Handle, state: &mut State) {
         if !std::mem::replace(&mut state.is_poked, true) {
             handle.poke(self.connection);
@@ -253,18 +273,31 @@ impl Link {
         let consumed = std::mem::take(&mut state.consumed);
         let mut is_left = false;
         let mut room = Vec::new();
+        let mut memory = Vec::new();
         if let Some(buffer) = &mut state.buffer {
+            memory = std::mem::take(&mut buffer.spare);
             if with_records {
                 std::mem::swap(&mut buffer.records, spare);
                 room = std::mem::take(&mut buffer.room);
             }
             is_left = !buffer.records.is_empty();
         }
+        if state
+            .buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.is_unused())
+        {
+            state.buffer = None;
+        }
         drop(state);
         for reply in room {
             reply.send(Ok(()));
         }
-        Taken { consumed, is_left }
+        Taken {
+            consumed,
+            is_left,
+            memory,
+        }
     }
 
     /// Notes that the socket has taken all but the last `unsent` bytes of what the connection took.
@@ -334,6 +367,7 @@ impl Link {
         let waiting = match &mut state.buffer {
             Some(buffer) => {
                 buffer.records = Encoded::new();
+                buffer.spare = Vec::new();
                 std::mem::take(&mut buffer.waiting)
             }
             None => return,
@@ -385,12 +419,14 @@ impl fmt::Debug for Link {
 }
 
 /// What [`Link::take`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
     /// Bytes of credit.
     pub consumed: u32,
     /// Records are waiting that were not taken.
     pub is_left: bool,
+    /// Memory of a large message that is done with, for [`Connection::recycle`](super::Connection::recycle). Often none.
+    pub memory: Vec<u8>,
 }
 
 impl From<AskError> for SendError {
@@ -502,6 +538,6 @@ pub trait Deliver: Send + Sync {
     /// Something went wrong that nobody asked for, in words for people.
     fn failed(&self, message: &str);
 
-    /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
+    /// A message that came in several records. It is to be given to [`Link::consumed_large`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);
 }

@@ -7,8 +7,11 @@ use super::stream::SendWindow;
 
 /// Messages are collected in chunks of up to this size, which allocators serve without new pages from the system.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Emptied chunks that are kept for the next use: a full queue of them, or a message of 1 MiB.
+/// Emptied chunks that are kept for the next use, and the bytes of all of them: two large messages, one of which is
+/// being written by the threads outside while the other is being sent. New memory for each would cost more than to seal
+/// it, most of all where the allocator has every large piece from the system.
 const SPARES_MAX: usize = 20;
+const SPARE_BYTES_MAX: usize = 5 << 19;
 
 /// Encoded records in order, in chunks. A chunk that was encoded elsewhere is taken over as it is, so that its bytes
 /// are copied once, into the frame.
@@ -139,7 +142,8 @@ impl RecordQueue {
             return;
         };
         self.is_open &= !self.chunks.is_empty();
-        if chunk.capacity() <= 2 * CHUNK_BYTES && self.spares.len() < SPARES_MAX {
+        let spare: usize = self.spares.iter().map(Vec::capacity).sum();
+        if self.spares.len() < SPARES_MAX && spare + chunk.capacity() <= SPARE_BYTES_MAX {
             chunk.clear();
             self.spares.push(chunk);
         }
