@@ -37,8 +37,15 @@ fn main() {
             .map(|cost| (cost.cpu / cost.gb, cost.gb / cost.wall))
             .unzip()
     };
+    // `--only aes`, say, for a quick look.
+    let only = bench.option::<String>("--only");
+    let is_wanted = |name: &str| only.as_deref().is_none_or(|only| name.contains(only));
     for (suite, is_chacha, max) in [("ChaChaPoly", true, 0.75), ("AES-256-GCM", false, 0.45)] {
+        let short = if is_chacha { "chacha" } else { "aes" };
         for (name, size) in [("1 MiB", 1 << 20), ("64 KiB", 64 << 10)] {
+            if !is_wanted(&format!("{short}-{}", size >> 10)) {
+                continue;
+            }
             let (cpu, rate) = repeat(&|| send_messages(is_chacha, size, bytes));
             let budget = if size == 1 << 20 {
                 Budget::AtMost(max)
@@ -58,6 +65,9 @@ fn main() {
                 &rate,
             );
         }
+        if !is_wanted(&format!("seal-{short}")) {
+            continue;
+        }
         let cpu = bench.repeat(|| seal(is_chacha, bytes));
         bench.figure(
             &format!("limit: {suite}, sealing 16 KiB frames"),
@@ -71,6 +81,9 @@ fn main() {
         ("128 KiB", 128 << 10),
         ("64 KiB", 64 << 10),
     ] {
+        if !is_wanted(&format!("tcp-{}", size >> 10)) {
+            continue;
+        }
         let (cpu, rate) = repeat(&|| send_stream(size, bytes));
         bench.figure(
             &format!("limit: plain TCP, {name} writes, sender"),
@@ -85,8 +98,10 @@ fn main() {
             &rate,
         );
     }
-    let cpu = bench.repeat(|| copy(bytes));
-    bench.figure("limit: memcpy of 1 MiB", "core-s/GB", Budget::None, &cpu);
+    if is_wanted("memcpy") {
+        let cpu = bench.repeat(|| copy(bytes));
+        bench.figure("limit: memcpy of 1 MiB", "core-s/GB", Budget::None, &cpu);
+    }
 }
 
 struct Cost {
