@@ -157,6 +157,7 @@ impl Link {
     }
 
     /// Queues a message, whole or not at all, and gives the place after it, for [`Sent`].
+    #[inline]
     pub fn queue(
         &self,
         handle: &Handle,
@@ -164,23 +165,44 @@ impl Link {
         name: &str,
         body: &[u8],
     ) -> Result<u64, SendError> {
+        self.push(handle, body.len(), |records| records.push(kind, name, body))
+    }
+
+    /// Queues a message as [`Link::queue`] does. A large body is not copied: the connection holds it until all of it is
+    /// packed into frames.
+    pub fn queue_shared(
+        &self,
+        handle: &Handle,
+        kind: Kind,
+        name: &str,
+        body: &Arc<[u8]>,
+    ) -> Result<u64, SendError> {
+        self.push(handle, body.len(), |records| {
+            records.push_shared(kind, name, body)
+        })
+    }
+
+    #[inline]
+    fn push(
+        &self,
+        handle: &Handle,
+        size: usize,
+        push: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
+    ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
         let max = self.message_max() as usize;
-        if body.len() > max {
-            return Err(SendError::TooLarge {
-                size: body.len(),
-                max,
-            });
+        if size > max {
+            return Err(SendError::TooLarge { size, max });
         }
         let buffer = state.buffer.get_or_insert_default();
-        if buffer.records.len() >= LINK_QUEUE_HIGH {
+        let before = buffer.records.len();
+        if before >= LINK_QUEUE_HIGH {
             return Err(SendError::Full);
         }
-        let before = buffer.records.len();
-        buffer.records.push(kind, name, body)?;
+        push(&mut buffer.records)?;
         buffer.queued += (buffer.records.len() - before) as u64;
         let end = buffer.queued;
         self.poke(handle, &mut state);
