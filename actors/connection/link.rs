@@ -1,4 +1,5 @@
-//! Where a connection and the threads outside meet: one small piece of locked memory for each announced peer.
+//! Where a connection and the threads outside meet: one small piece of locked memory for each announced peer with which
+//! something has been exchanged of late. [`Links`] makes them when they are needed and takes them back.
 //!
 //! A message to a connection costs a mailbox slot and an allocation; at millions of small messages a second that is most
 //! of the work. So outside threads encode their records straight into the link, under its lock, and the connection takes

@@ -13,6 +13,7 @@
 //! | `decide.rs` | the rules below, and nothing else |
 //! | `contest.rs` | the undecided connections to one peer |
 //! | `table.rs` | the connected peers |
+//! | `roster.rs` | the same table for the threads outside, who find the way to a peer in it |
 //! | `dials.rs` | dials under way and who waits for them |
 //! | `gather.rs` | collecting what every connection has carried |
 //! | `limits.rs`, `message.rs`, `error.rs` | limits, vocabulary, errors |
