@@ -136,6 +136,8 @@ pub(super) enum Loss {
     NoSocket,
     /// The listener's queue is full.
     BacklogFull,
+    /// The receiving machine is off or asleep.
+    Asleep,
 }
 
 /// When a packet arrives: once, or twice if it is duplicated.

@@ -2,9 +2,11 @@
 
 mod actors;
 mod disk;
+mod power;
 mod run;
 mod scale;
 mod streams;
+mod swarm;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
