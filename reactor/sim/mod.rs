@@ -59,15 +59,21 @@
 //! machine but through `network.rs`.
 
 mod arena;
+mod control;
 mod datagram;
 mod disk;
 mod driver;
+mod link;
+mod map;
+mod mobility;
+mod nat;
 mod network;
 mod node;
+mod packet;
 mod prng;
 mod queue;
 mod resolver;
-mod round_trip;
+mod router;
 mod runtime;
 mod segment;
 mod state;
@@ -76,13 +82,16 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod transit;
 mod world;
 
 pub use disk::SimDisk;
 pub use driver::SimDriver;
-pub use network::LinkOptions;
+pub use link::{Bandwidth, BurstLoss, Distribution, Flaps, LinkOptions};
+pub use nat::{Dependence, FirewallOptions, NatOptions, Ports, Unsolicited};
 pub use node::{CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE};
 pub use prng::Prng;
+pub use router::SimRouter;
 pub use runtime::{SimRuntime, WorldWaiter};
 pub use state::SimStats;
 pub use trace::TraceSink;

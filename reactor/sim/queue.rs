@@ -4,8 +4,8 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::arena::Key;
-use super::network::Packet;
 use super::node::MachineId;
+use super::packet::Packet;
 use crate::io::driver::Job;
 use crate::time::Instant;
 

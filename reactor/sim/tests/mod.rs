@@ -2,6 +2,8 @@
 
 mod actors;
 mod disk;
+mod links;
+mod nats;
 mod run;
 mod scale;
 mod streams;
