@@ -1,5 +1,6 @@
 //! What a test does to the network while it runs.
 
+use std::io::Write;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -39,6 +40,14 @@ impl SimWorld {
         self.state()
             .network
             .set_down_times(a.id(), b.id(), schedule);
+    }
+
+    /// Writes the lines of [`SimWorld::trace_to`] to a writer, until it has an error.
+    pub fn trace_to_writer(&self, mut writer: impl Write + 'static) {
+        let mut is_writing = true;
+        self.trace_to(Some(Box::new(move |line| {
+            is_writing = is_writing && writeln!(writer, "{line}").is_ok();
+        })));
     }
 
     /// Whether machines tell senders of packets that cannot be delivered, by ICMP: that nobody has the address, that no

@@ -59,6 +59,7 @@
 //! machine but through `network.rs`.
 
 mod arena;
+mod capture;
 mod control;
 mod datagram;
 mod disk;
@@ -83,6 +84,7 @@ mod tcp;
 mod tests;
 mod trace;
 mod transit;
+mod wire;
 mod world;
 
 pub use disk::SimDisk;

@@ -77,6 +77,8 @@ pub(super) struct IcmpError {
     /// The initial sequence number and position of a TCP segment: who knows neither has not seen it.
     pub(super) isn: u32,
     pub(super) seq: u64,
+    /// Bytes of the whole packet.
+    pub(super) size: usize,
 }
 
 /// Why a packet went no further.
@@ -132,6 +134,7 @@ impl Packet {
             target: self.target,
             isn,
             seq,
+            size: self.size(),
         })
     }
 

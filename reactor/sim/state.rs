@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::arena::{Arena, Key};
+use super::capture::Capture;
 use super::datagram::UdpSocket;
 use super::network::Network;
 use super::node::{CoreId, JOBS_RUNNING_MAX, JOBS_WAITING_MAX, MachineId, Node};
@@ -111,6 +112,7 @@ pub(super) struct State {
     pub(super) tcp: Arena<Endpoint>,
     pub(super) udp: Arena<UdpSocket>,
     pub(super) packets_made: u32,
+    pub(super) captures: Vec<Capture>,
     /// Whether machines tell senders of what cannot be delivered.
     pub(super) sends_icmp: bool,
     /// Decides about packets.
@@ -146,6 +148,7 @@ impl State {
             tcp: Arena::new(),
             udp: Arena::new(),
             packets_made: 0,
+            captures: Vec::new(),
             sends_icmp: false,
             network_prng: Prng::for_purpose(seed, 1),
             socket_prng: Prng::for_purpose(seed, 2),

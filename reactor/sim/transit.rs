@@ -65,6 +65,9 @@ impl State {
             .plan(&packet, size, self.now, &mut self.network_prng)
         {
             Ok(plan) => {
+                if !self.captures.is_empty() {
+                    self.capture_sent(&packet, None);
+                }
                 if let Some(again_at) = plan.again_at {
                     let copy = Box::new(packet.clone());
                     self.queue.push(again_at, Event::Arrival(copy));
@@ -72,6 +75,9 @@ impl State {
                 self.queue.push(plan.at, Event::Arrival(Box::new(packet)));
             }
             Err(loss) => {
+                if !self.captures.is_empty() {
+                    self.capture_sent(&packet, Some(loss));
+                }
                 self.lose(&packet, loss);
                 if loss == Loss::TooLarge {
                     let mtu = self.network.mtu(packet.from, packet.to);
@@ -102,6 +108,9 @@ impl State {
                 self.lose(&packet, loss);
                 return None;
             }
+        }
+        if !self.captures.is_empty() {
+            self.capture_received(&packet);
         }
         if let Some(router) = self.network.router_of(packet.to) {
             self.forward(router, packet);

@@ -1,6 +1,7 @@
 //! Tests of the simulator through its public face, driving the drivers by hand.
 
 mod actors;
+mod capture;
 mod disk;
 mod links;
 mod nats;
