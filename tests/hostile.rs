@@ -157,6 +157,25 @@ fn garbage_and_lengths_that_lie_end_their_connection_and_nothing_else() {
 }
 
 #[test]
+fn a_preface_that_cannot_be_met_is_answered_without_waiting_for_more() {
+    let node = Started::new(&["--listen", "127.0.0.1:0"]);
+    let hash = |version| ProtocolHash::new("mischief", version).expect("it is short");
+    // The codes of docs/wire.md.
+    for (versions, protocol, code) in [(9..=9, "1.0", 1), (1..=1, "2.0", 2)] {
+        let theirs = Preface::new(versions, hash(protocol));
+        let mut socket = TcpStream::connect(&node.addr).expect("the node accepts");
+        socket.write_all(theirs.as_bytes()).expect("it is read");
+        // Half of the deadline that a silent socket has.
+        let soon = Some(Duration::from_secs(5));
+        socket.set_read_timeout(soon).expect("it is a socket");
+        let mut answer = vec![0; preface().len() + 3];
+        socket.read_exact(&mut answer).expect("an answer comes");
+        assert_eq!(answer, [&preface()[..], &[0, 0, code]].concat());
+    }
+    node.shut_down();
+}
+
+#[test]
 fn one_byte_at_a_time_is_a_handshake_too_but_holds_up_nobody() {
     let mut node = Started::new(&["--listen", "127.0.0.1:0"]);
     let mut slow: Vec<TcpStream> = (0..20)

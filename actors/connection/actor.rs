@@ -368,8 +368,12 @@ impl ConnectionActor {
         if !ticket.heard(now) {
             return self.abort(cx);
         }
-        // A private network's first message is longer: who sends the shorter one is to be told so, and a preface of
-        // another protocol is answered whatever follows it.
+        // To refuse a preface takes no work, and so no place.
+        if self.machine.config().preface.refuses(gate) {
+            let mut first = early.gate.take().unwrap_or_default();
+            return self.feed(&mut first, cx);
+        }
+        // A private network's first message is longer: who sends the shorter one is to be told so.
         if gate.len() >= flight.min(PREFACE_BYTES + 2 + MESSAGE_1_BYTES) {
             self.ask_for_place(cx);
         }

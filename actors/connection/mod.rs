@@ -25,7 +25,7 @@
 //!
 //! - `machine.rs`: [`Connection`], its phases, what may be asked of it; `state.rs`: what it consists of; `receive.rs` and
 //!   `transmit.rs`: its halves; `send.rs`: what it is given to send; `observe.rs`: what can be seen of it.
-//! - `preface.rs`, `noise.rs`, `hello.rs`, `handshake.rs`: how it begins.
+//! - `preface.rs`, `noise.rs`, `dh.rs`, `hello.rs`, `handshake.rs`: how it begins.
 //! - `cipher.rs`, `frame.rs`, `record.rs`: frames from the outside in.
 //! - `stream.rs`, `queue.rs`, `reassembly.rs`, `bulk.rs`: windows and what waits in either direction.
 //! - `liveness.rs`: pings and round-trip times.
@@ -41,6 +41,7 @@ pub mod admission;
 mod bulk;
 mod cipher;
 mod config;
+mod dh;
 pub mod dial;
 pub mod dial_error;
 pub mod endpoint;

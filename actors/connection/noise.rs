@@ -1,7 +1,7 @@
 //! The Noise handshake (revision 34): `XX_25519_ChaChaPoly_SHA256`, and `XXpsk0` in private networks.
 //!
-//! The state machine is snow's; the primitives are ring's (ChaCha20-Poly1305, SHA-256) and x25519-dalek's, since ring
-//! keeps its X25519 keys to itself. Randomness is the 32 bytes of the ephemeral key that the caller hands in.
+//! The state machine is snow's; the primitives are ring's (ChaCha20-Poly1305, SHA-256) and curve25519-dalek's, since
+//! ring keeps its X25519 keys to itself. Randomness is the 32 bytes of the ephemeral key that the caller hands in.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use ring::digest;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash};
-use x25519_dalek::{PublicKey, StaticSecret};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::cipher::{ChaChaNonce, KEY_BYTES, TAG_BYTES};
+use super::dh::{public_of, x25519};
 
 /// Bytes of an X25519 key, public or secret.
 pub const DH_BYTES: usize = 32;
@@ -60,10 +60,9 @@ pub struct StaticKey {
 impl StaticKey {
     /// The key pair of a secret. Every secret is valid (RFC 7748 §5 clamps it).
     pub fn from_secret(secret: &[u8; DH_BYTES]) -> StaticKey {
-        let public = PublicKey::from(&StaticSecret::from(*secret)).to_bytes();
         StaticKey {
             secret: Zeroizing::new(*secret),
-            public,
+            public: public_of(secret),
         }
     }
 
@@ -224,7 +223,7 @@ impl CryptoResolver for Resolver {
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         matches!(choice, DHChoice::Curve25519).then(|| {
             Box::new(Curve25519 {
-                secret: StaticSecret::from([0; DH_BYTES]),
+                secret: Zeroizing::new([0; DH_BYTES]),
                 public: [0; DH_BYTES],
                 static_public: self.static_public,
             }) as Box<dyn Dh>
@@ -263,7 +262,7 @@ impl snow::types::Random for Ephemeral {
 }
 
 struct Curve25519 {
-    secret: StaticSecret,
+    secret: Zeroizing<[u8; DH_BYTES]>,
     public: [u8; DH_BYTES],
     static_public: Option<[u8; DH_BYTES]>,
 }
@@ -284,20 +283,16 @@ impl Dh for Curve25519 {
     /// snow sets the static key only; ephemeral keys are generated. Looking its public half up saves a scalar
     /// multiplication for each handshake.
     fn set(&mut self, privkey: &[u8]) {
-        let mut bytes: [u8; DH_BYTES] = privkey.try_into().expect("X25519 secrets have 32 bytes");
-        self.secret = StaticSecret::from(bytes);
-        bytes.zeroize();
+        self.secret.copy_from_slice(privkey);
         self.public = match self.static_public {
             Some(public) => public,
-            None => PublicKey::from(&self.secret).to_bytes(),
+            None => public_of(&self.secret),
         };
     }
 
     fn generate(&mut self, rng: &mut dyn snow::types::Random) -> Result<(), snow::Error> {
-        let mut bytes = Zeroizing::new([0; DH_BYTES]);
-        rng.try_fill_bytes(&mut *bytes)?;
-        self.secret = StaticSecret::from(*bytes);
-        self.public = PublicKey::from(&self.secret).to_bytes();
+        rng.try_fill_bytes(&mut *self.secret)?;
+        self.public = public_of(&self.secret);
         Ok(())
     }
 
@@ -306,7 +301,7 @@ impl Dh for Curve25519 {
     }
 
     fn privkey(&self) -> &[u8] {
-        self.secret.as_bytes()
+        &*self.secret
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
@@ -314,12 +309,8 @@ impl Dh for Curve25519 {
         let (remote, _) = pubkey
             .split_first_chunk::<DH_BYTES>()
             .ok_or(snow::Error::Dh)?;
-        let shared = self.secret.diffie_hellman(&PublicKey::from(*remote));
-        // RFC 7748 §6.1: an all-zero result means that the other side forced it with a point of small order.
-        if !shared.was_contributory() {
-            return Err(snow::Error::Dh);
-        }
-        out[..DH_BYTES].copy_from_slice(shared.as_bytes());
+        let shared = x25519(&self.secret, remote).ok_or(snow::Error::Dh)?;
+        out[..DH_BYTES].copy_from_slice(&*shared);
         Ok(())
     }
 }

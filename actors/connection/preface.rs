@@ -81,6 +81,17 @@ impl Preface {
         beginning.iter().zip(&MAGIC).all(|(a, b)| a == b)
     }
 
+    /// Whether a node with this preface has nothing to say to who begins so: something else than a preface, or one of
+    /// another wire version or protocol. Takes as much or little as has come.
+    pub fn refuses(&self, beginning: &[u8]) -> bool {
+        let Some(whole) = beginning.first_chunk() else {
+            return !Preface::may_begin_with(beginning);
+        };
+        Preface::decode(whole).map_or(true, |theirs| {
+            self.common_version(&theirs).is_none() || self.protocol() != theirs.protocol()
+        })
+    }
+
     /// The bytes as they go over the wire.
     pub fn as_bytes(&self) -> &[u8; PREFACE_BYTES] {
         &self.bytes
@@ -132,6 +143,26 @@ mod tests {
         assert_eq!(read, preface);
         assert_eq!(read.versions(), 1..=3);
         assert_eq!(read.protocol(), ProtocolHash::new("chat", "1.0").unwrap());
+    }
+
+    #[test]
+    fn who_begins_otherwise_is_refused_as_soon_as_that_shows() {
+        let ours = preface(2..=3);
+        let other = Preface::new(2..=3, ProtocolHash::new("chat", "1.1").unwrap());
+        let whole = |preface: &Preface| [preface.as_bytes().as_slice(), b"message 1"].concat();
+        for (begins, refused) in [
+            (whole(&preface(1..=2)), false),
+            (whole(&preface(4..=9)), true),
+            (whole(&preface(1..=1)), true),
+            (whole(&other), true),
+            (b"GET / HTTP/1.1".to_vec(), true),
+        ] {
+            assert_eq!(ours.refuses(&begins), refused);
+            assert!(!ours.refuses(&[]));
+            // Only what is no preface at all shows early.
+            let half = &begins[..begins.len().min(PREFACE_BYTES - 1)];
+            assert_eq!(ours.refuses(half), begins[0] == b'G');
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ const ROOM_AFTER: Duration = Duration::from_micros(100);
 
 /// A UDP socket.
 pub(super) struct UdpSocket {
-    node: MachineId,
+    pub(super) node: MachineId,
     core: CoreId,
     socket: SocketId,
     pub(super) local: SocketAddr,

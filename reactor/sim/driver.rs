@@ -64,6 +64,15 @@ impl SimDriver {
     pub fn world_id(&self) -> WorldId {
         self.world_id
     }
+
+    /// A program that has crashed cannot do anything any more, though what is left of it may try while it is dropped.
+    fn check_alive(&self) -> io::Result<()> {
+        if self.state.borrow_mut().core(self.core).is_dead {
+            let kind = io::ErrorKind::NotConnected;
+            return Err(io::Error::new(kind, "the machine has crashed"));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for SimDriver {
@@ -105,7 +114,9 @@ impl Driver for SimDriver {
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
-        self.state.borrow_mut().node(self.node).disk.clone()
+        let mut state = self.state.borrow_mut();
+        let process = state.core(self.core).process;
+        Arc::new(state.node(self.node).disk.opened_by(process))
     }
 
     fn resolver(&self) -> Arc<dyn Resolver> {
@@ -113,10 +124,15 @@ impl Driver for SimDriver {
     }
 
     fn offload(&mut self, job: Job) -> Result<(), Job> {
-        self.state.borrow_mut().offload(self.node, job)
+        let mut state = self.state.borrow_mut();
+        if state.core(self.core).is_dead {
+            return Err(job);
+        }
+        state.offload(self.node, job)
     }
 
     fn tcp_listen(&mut self, addr: SocketAddr, options: ListenOptions) -> io::Result<SocketId> {
+        self.check_alive()?;
         self.state.borrow_mut().tcp_listen(self.core, addr, options)
     }
 
@@ -129,6 +145,7 @@ impl Driver for SimDriver {
         remote: SocketAddr,
         local: Option<SocketAddr>,
     ) -> io::Result<SocketId> {
+        self.check_alive()?;
         self.state
             .borrow_mut()
             .tcp_connect(self.core, remote, local)
@@ -172,6 +189,7 @@ impl Driver for SimDriver {
     }
 
     fn attach(&mut self, socket: DetachedSocket) -> io::Result<SocketId> {
+        self.check_alive()?;
         let Ok(detached) = socket.0.downcast::<Detached>() else {
             return Err(foreign_socket(
                 "the socket belongs to a driver of another kind",
@@ -197,6 +215,7 @@ impl Driver for SimDriver {
     }
 
     fn udp_bind(&mut self, addr: SocketAddr, options: UdpOptions) -> io::Result<SocketId> {
+        self.check_alive()?;
         self.state.borrow_mut().udp_bind(self.core, addr, options)
     }
 
@@ -273,6 +292,7 @@ impl Driver for SimDriver {
     }
 
     fn wait(&mut self, deadline: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<Woken> {
+        self.check_alive()?;
         let world = self.world.upgrade();
         let Some(world) = world else {
             return Err(io::Error::new(

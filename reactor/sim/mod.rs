@@ -36,8 +36,9 @@
 //! # What is left out
 //!
 //! There is one network that all machines are on: no routers, no NAT boxes, no limits of bandwidth. TCP has no
-//! congestion control to speak of and no simultaneous open; UDP datagrams are never fragmented. Machines do not crash,
-//! though their disks keep what that needs ([`SimDisk::lose_unsynced`]).
+//! congestion control to speak of and no simultaneous open; UDP datagrams are never fragmented. Monotonic clocks of all
+//! machines run at the same rate. A machine that crashes loses its programs, its sockets and what its disk had not made
+//! durable ([`SimNode::crash`]); its addresses and settings stay.
 //!
 //! # Map
 //!
@@ -49,6 +50,8 @@
 //! | `driver.rs` | [`SimDriver`] |
 //! | `network.rs` | addresses, links, partitions |
 //! | `node.rs` | a machine: addresses, ports, clock |
+//! | `power.rs` | crashes, pauses, slow machines |
+//! | `swarm/` | scenarios with planned faults, run over many seeds: see [`swarm`] |
 //! | `tcp.rs`, `round_trip.rs`, `segment.rs` | one end of a TCP connection, a sans-IO machine; its clockwork; what it sends |
 //! | `stream.rs` | TCP sockets: listeners, ports, whose segment it is |
 //! | `datagram.rs` | UDP sockets and multicast |
@@ -71,6 +74,7 @@ mod nat;
 mod network;
 mod node;
 mod packet;
+mod power;
 mod prng;
 mod queue;
 mod resolver;
@@ -79,6 +83,7 @@ mod runtime;
 mod segment;
 mod state;
 mod stream;
+pub mod swarm;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -87,14 +92,15 @@ mod transit;
 mod wire;
 mod world;
 
-pub use disk::SimDisk;
+pub use disk::{DiskFaults, SimDisk};
 pub use driver::SimDriver;
 pub use link::{Bandwidth, BurstLoss, Distribution, Flaps, LinkOptions};
 pub use nat::{Dependence, FirewallOptions, NatOptions, Ports, Unsolicited};
 pub use node::{CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE};
+pub use power::{Crash, Pause, Unsynced};
 pub use prng::Prng;
 pub use router::SimRouter;
-pub use runtime::{SimRuntime, WorldWaiter};
+pub use runtime::{MemoryHold, SimRuntime, WorldWaiter};
 pub use state::SimStats;
 pub use trace::TraceSink;
-pub use world::{SimNode, SimWorld, StepError, Steppable, WorldId, step_until};
+pub use world::{Observer, SimNode, SimWorld, StepError, Steppable, WorldId, step_until};

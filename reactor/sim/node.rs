@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::arena::Key;
 use super::disk::SimDisk;
+use super::power::Power;
 use super::prng::Prng;
+use super::queue::Event;
 use super::tcp::Shape;
 use crate::io::driver::{Interface, Job};
 use crate::random::Random;
@@ -57,10 +59,17 @@ pub(super) struct Node {
     pub(super) skew: i64,
     pub(super) jobs_running: usize,
     pub(super) jobs_waiting: VecDeque<Job>,
+    pub(super) power: Power,
+    /// How often its programs have been ended by force.
+    pub(super) crashes: u32,
+    /// How many times as long as usual a turn and a job take.
+    pub(super) slowdown: u32,
+    /// What was due while the machine stood still, in order.
+    pub(super) deferred: Vec<Event>,
 }
 
 impl Node {
-    pub(super) fn new() -> Node {
+    pub(super) fn new(disk: SimDisk) -> Node {
         Node {
             addrs: Vec::new(),
             has_ipv6: true,
@@ -75,10 +84,14 @@ impl Node {
                 receive_max: TCP_BUFFER,
                 short: SHORT_IO,
             },
-            disk: Arc::new(SimDisk::new()),
+            disk: Arc::new(disk),
             skew: 0,
             jobs_running: 0,
             jobs_waiting: VecDeque::new(),
+            power: Power::On,
+            crashes: 0,
+            slowdown: 1,
+            deferred: Vec::new(),
         }
     }
 

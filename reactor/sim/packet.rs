@@ -199,6 +199,8 @@ pub(super) enum Loss {
     NoSocket,
     /// The listener's queue is full.
     BacklogFull,
+    /// The receiving machine is off or asleep.
+    Asleep,
     /// In a burst of losses.
     Burst,
     /// The link is down.
@@ -231,6 +233,7 @@ impl fmt::Display for Loss {
             Loss::ReceiverFull => "receive buffer full",
             Loss::NoSocket => "no socket",
             Loss::BacklogFull => "backlog full",
+            Loss::Asleep => "machine off or asleep",
             Loss::Burst => "burst of losses",
             Loss::LinkDown => "link down",
             Loss::QueueFull => "queue full",

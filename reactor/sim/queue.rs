@@ -17,9 +17,14 @@ pub(super) enum Event {
     TcpTimer(Key),
     /// A UDP socket that refused a datagram takes them again.
     UdpRoom(Key),
-    /// A job of a node's offload pool ends.
-    Job(MachineId, Job),
+    /// A job of a node's offload pool ends, which was begun before the node's so many-th crash.
+    Job(MachineId, u32, Job),
+    /// Something that was arranged from outside.
+    Call(Call),
 }
+
+/// What [`SimWorld::call_at`](super::SimWorld::call_at) arranges.
+pub(super) type Call = Box<dyn FnOnce(&super::SimWorld)>;
 
 struct Entry {
     at: Instant,
@@ -76,6 +81,19 @@ impl EventQueue {
             return None;
         }
         self.heap.pop().map(|Reverse(entry)| entry.event)
+    }
+
+    /// Takes out what was arranged from outside and has not come.
+    pub(super) fn take_calls(&mut self) -> Vec<Call> {
+        let (calls, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heap)
+            .into_iter()
+            .partition(|Reverse(entry)| matches!(entry.event, Event::Call(_)));
+        self.heap = rest.into();
+        let call = |Reverse(entry): Reverse<Entry>| match entry.event {
+            Event::Call(call) => Some(call),
+            _ => None,
+        };
+        calls.into_iter().filter_map(call).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use super::node::CoreId;
 use super::world::{SimNode, SimWorld, StepError, WorldId, now_in, step_until};
 use crate::actor::{Handle, Limits, Signal, StartError, WaitError, Waiter, assemble};
 use crate::io::driver::Driver;
+use crate::io::memory::MemoryKind;
 use crate::time::Instant;
 
 /// Virtual time that dropping a runtime allows for draining.
@@ -58,6 +59,14 @@ impl SimRuntime {
         &self.cores
     }
 
+    /// Has so many bytes of the runtime's memory count as used until what this returns is dropped, whether they fit or
+    /// not: so a node is seen at [`Limits::memory_max`].
+    pub fn hold_memory(&self, bytes: usize) -> MemoryHold {
+        let handle = self.handle.clone();
+        handle.memory().adjust(MemoryKind::Payloads, 0, bytes);
+        MemoryHold { handle, bytes }
+    }
+
     /// Whether a core of it still has actors to run.
     pub fn is_running(&self) -> bool {
         self.cores.iter().any(|core| self.world.is_running(*core))
@@ -84,6 +93,19 @@ impl SimRuntime {
                 false
             }
         }
+    }
+}
+
+/// Memory of a runtime that counts as used: see [`SimRuntime::hold_memory`].
+pub struct MemoryHold {
+    handle: Handle,
+    bytes: usize,
+}
+
+impl Drop for MemoryHold {
+    fn drop(&mut self) {
+        let memory = self.handle.memory();
+        memory.adjust(MemoryKind::Payloads, self.bytes, 0);
     }
 }
 

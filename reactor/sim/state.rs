@@ -12,11 +12,12 @@ use std::time::Duration;
 use super::arena::{Arena, Key};
 use super::capture::Capture;
 use super::datagram::UdpSocket;
+use super::disk::SimDisk;
 use super::network::Network;
 use super::node::{CoreId, JOBS_RUNNING_MAX, JOBS_WAITING_MAX, MachineId, Node};
 use super::packet::{Body, Packet};
 use super::prng::Prng;
-use super::queue::{Event, EventQueue};
+use super::queue::{Call, Event, EventQueue};
 use super::resolver::SimResolver;
 use super::stream::Listener;
 use super::tcp::{ERROR, Endpoint, READ_CLOSED, READABLE, WRITABLE};
@@ -30,6 +31,8 @@ use crate::time::Instant;
 pub(super) const START: Instant = Instant::from_nanos(1_000_000_000_000);
 /// The most sockets that one wait reports, as a real selector has a fixed room for events.
 const READY_BATCH_MAX: usize = 256;
+/// With a machine's number: the purpose of what chance does to its disk.
+const DISK: u64 = 0xd1;
 /// Probability that a report also tells what was ready before, as real selectors do when they look at a socket.
 const REPORT_ALL: f64 = 1.0 / 8.0;
 
@@ -82,11 +85,17 @@ pub(super) struct Core {
     /// Whether the world runs it; else its owner waits on the driver directly.
     pub(super) has_body: bool,
     is_running: bool,
-    is_runnable: bool,
+    pub(super) is_runnable: bool,
     /// Its entry in `State::sleepers`.
     deadline: Option<Instant>,
     /// Until when its last turn takes.
     busy_until: Instant,
+    /// Its machine was asleep since it last looked.
+    pub(super) is_resumed: bool,
+    /// It has crashed: nothing that its program still does has any effect.
+    pub(super) is_dead: bool,
+    /// Which of the machine's programs, one after another, it belongs to.
+    pub(super) process: u32,
 }
 
 /// How a step goes on once the state is no longer borrowed.
@@ -97,6 +106,10 @@ pub(super) enum Action {
     Turn(CoreId),
     /// This job of a node's pool runs.
     Job(MachineId, Job),
+    /// This job was lost in a crash.
+    Discard(Job),
+    /// This was arranged from outside.
+    Call(Call),
 }
 
 pub(super) struct State {
@@ -122,7 +135,7 @@ pub(super) struct State {
     /// Decides who runs when.
     schedule_prng: Prng,
     cores: Vec<Core>,
-    runnable: Vec<CoreId>,
+    pub(super) runnable: Vec<CoreId>,
     sleepers: BTreeSet<(Instant, CoreId)>,
     /// The most virtual time that a turn of a core takes.
     pub(super) turn_time_max: Duration,
@@ -131,6 +144,8 @@ pub(super) struct State {
     /// Probability that a UDP socket refuses a datagram for a moment.
     pub(super) udp_refusal: f64,
     pub(super) board: Arc<Board>,
+    /// Whose program ran in the last step.
+    pub(super) last_run: Option<MachineId>,
 }
 
 impl State {
@@ -160,6 +175,7 @@ impl State {
             job_time: (Duration::from_micros(20), Duration::from_millis(2)),
             udp_refusal: 0.0,
             board: Arc::default(),
+            last_run: None,
         }
     }
 
@@ -173,7 +189,8 @@ impl State {
 
     pub(super) fn add_node(&mut self) -> MachineId {
         let id = MachineId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
-        self.nodes.push(Node::new());
+        let disk = SimDisk::new(Prng::for_purpose(self.seed, u64::from(id.0) << 8 | DISK));
+        self.nodes.push(Node::new(disk));
         self.network.add_site();
         id
     }
@@ -184,6 +201,7 @@ impl State {
         self.node(node).cores.push(id);
         // From the core's place and not from a shared stream, so that a node's keys do not depend on who else there is.
         let purpose = (u64::from(node.0) << 32 | place) + 0x1_0000_0000;
+        let process = self.node(node).crashes;
         self.cores.push(Core {
             node,
             sockets: Arena::new(),
@@ -200,6 +218,9 @@ impl State {
             is_runnable: false,
             deadline: None,
             busy_until: self.now,
+            is_resumed: false,
+            is_dead: false,
+            process,
         });
         id
     }
@@ -250,8 +271,12 @@ impl State {
     pub(super) fn step(&mut self, at: Instant) -> Action {
         self.jump(at);
         self.stats.steps += 1;
+        self.last_run = None;
         if let Some(event) = self.queue.pop_due(self.now) {
-            return self.handle_event(event);
+            return match self.defer(event) {
+                Some(event) => self.handle_event(event),
+                None => Action::Done,
+            };
         }
         let choice = self.schedule_prng.below(self.runnable.len() as u64) as usize;
         let core = self.runnable.swap_remove(choice);
@@ -260,6 +285,7 @@ impl State {
         entry.is_running = true;
         self.stats.turns += 1;
         self.trace.note(Kind::Turn, &[u64::from(core.0)]);
+        self.last_run = Some(self.core(core).node);
         Action::Turn(core)
     }
 
@@ -283,10 +309,18 @@ impl State {
             Event::Arrival(packet) => self.deliver(*packet),
             Event::TcpTimer(key) => self.handle_tcp_timer(key),
             Event::UdpRoom(key) => self.handle_udp_room(key),
-            Event::Job(node, job) => {
+            Event::Job(node, crashes, job) => {
+                if self.node(node).crashes != crashes {
+                    return Action::Discard(job);
+                }
                 self.trace.note(Kind::Job, &[u64::from(node.0)]);
                 self.trace_line(|| format!("node {} job ends", node.0));
+                self.last_run = Some(node);
                 return Action::Job(node, job);
+            }
+            Event::Call(call) => {
+                self.trace.note(Kind::Outside, &[]);
+                return Action::Call(call);
             }
         }
         Action::Done
@@ -312,10 +346,12 @@ impl State {
 
     /// Takes note that a core's turn is over and when it wants the next one. `again` is as its turn said.
     pub(super) fn end_turn(&mut self, core: CoreId, again: Option<Instant>) {
+        let node = self.core(core).node;
         let cost = self
             .schedule_prng
             .up_to(self.turn_time_max)
             .max(Duration::from_nanos(1));
+        let cost = cost * self.node(node).slowdown;
         let now = self.now;
         self.take_in_board();
         let entry = self.core(core);
@@ -328,12 +364,17 @@ impl State {
     }
 
     /// Gives a core a turn as soon as its last one is over.
-    fn make_runnable(&mut self, core: CoreId) {
+    pub(super) fn make_runnable(&mut self, core: CoreId) {
         let now = self.now;
-        let entry = self.core(core);
+        let entry = &self.cores[core.0 as usize];
         if !entry.has_body || entry.is_running || entry.is_runnable {
             return;
         }
+        if !self.nodes[entry.node.0 as usize].power.runs_programs() {
+            // It gets a turn when the machine goes on, whatever it was that called it.
+            return self.set_deadline(core, None);
+        }
+        let entry = self.core(core);
         if entry.busy_until > now {
             let at = entry.busy_until;
             return self.set_deadline(core, Some(at));
@@ -343,7 +384,7 @@ impl State {
         self.runnable.push(core);
     }
 
-    fn set_deadline(&mut self, core: CoreId, at: Option<Instant>) {
+    pub(super) fn set_deadline(&mut self, core: CoreId, at: Option<Instant>) {
         let old = std::mem::replace(&mut self.core(core).deadline, at);
         if old == at {
             return;
@@ -383,7 +424,7 @@ impl State {
         let woken = Woken {
             by_waker: entry.wake.is_woken.swap(false, Ordering::AcqRel),
             interfaces_changed: std::mem::take(&mut entry.interfaces_changed),
-            resumed: false,
+            resumed: std::mem::take(&mut entry.is_resumed),
         };
         let mut batch: Vec<SocketId> = Vec::new();
         std::mem::swap(&mut batch, &mut entry.ready);
@@ -560,7 +601,10 @@ impl State {
         self.node(node).jobs_running += 1;
         let (least, most) = self.job_time;
         let time = least + self.schedule_prng.up_to(most.saturating_sub(least));
-        self.queue.push(self.now + time, Event::Job(node, job));
+        let entry = self.node(node);
+        let (time, crashes) = (time * entry.slowdown, entry.crashes);
+        self.queue
+            .push(self.now + time, Event::Job(node, crashes, job));
     }
 }
 
@@ -568,6 +612,7 @@ impl Core {
     fn is_called(&self) -> bool {
         !self.ready.is_empty()
             || self.interfaces_changed
+            || self.is_resumed
             || self.wake.is_woken.load(Ordering::Acquire)
     }
 }

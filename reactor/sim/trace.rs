@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Delivered,
     Lost,
     Timer,
+    /// The power of a machine, or something arranged from outside.
+    Outside,
 }
 
 pub(super) struct Trace {

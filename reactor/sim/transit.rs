@@ -109,6 +109,10 @@ impl State {
                 return None;
             }
         }
+        if !self.node(packet.to).power.receives() {
+            self.lose(&packet, Loss::Asleep);
+            return None;
+        }
         if !self.captures.is_empty() {
             self.capture_received(&packet);
         }

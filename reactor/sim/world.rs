@@ -14,6 +14,7 @@ use super::disk::SimDisk;
 use super::driver::SimDriver;
 use super::link::LinkOptions;
 use super::node::{CoreId, MachineId};
+use super::queue::Event;
 use super::state::{Action, SimStats, State};
 use super::trace::{Stamp, TraceSink};
 use crate::actor::{Core, Turn};
@@ -95,7 +96,7 @@ pub struct SimWorld {
 #[derive(Clone)]
 pub struct SimNode {
     world: SimWorld,
-    id: MachineId,
+    pub(super) id: MachineId,
 }
 
 pub(super) struct World {
@@ -104,18 +105,26 @@ pub(super) struct World {
     /// The code of each core, by core id; taken out while it runs.
     bodies: RefCell<Vec<Option<Box<dyn Steppable>>>>,
     is_stepping: Cell<bool>,
+    /// Looks at the world after every step; taken out while it does.
+    observer: RefCell<Option<Observer>>,
+    me: Weak<World>,
 }
+
+/// What [`SimWorld::observe`] takes.
+pub type Observer = Box<dyn FnMut(&SimWorld)>;
 
 impl SimWorld {
     /// A world without nodes. Everything that will happen in it follows from `seed` and what is put into it.
     pub fn new(seed: u64) -> SimWorld {
         static WORLDS: AtomicU32 = AtomicU32::new(0);
         let id = WorldId(WORLDS.fetch_add(1, Ordering::Relaxed));
-        let world = Rc::new(World {
+        let world = Rc::new_cyclic(|me| World {
             id,
             state: Rc::new(RefCell::new(State::new(seed))),
             bodies: RefCell::default(),
             is_stepping: Cell::new(false),
+            observer: RefCell::new(None),
+            me: me.clone(),
         });
         REGISTRY.with_borrow_mut(|worlds| worlds.insert(id, Rc::downgrade(&world)));
         SimWorld { world }
@@ -155,6 +164,12 @@ impl SimWorld {
     /// Counters.
     pub fn stats(&self) -> SimStats {
         self.state().stats()
+    }
+
+    /// The machine whose program ran in the last step: a turn of a core or an offloaded job. `None` if it was a packet
+    /// or a timer. For an [observer](SimWorld::observe) that looks only where something may have changed.
+    pub fn last_run(&self) -> Option<MachineId> {
+        self.state().last_run
     }
 
     // Nodes and names.
@@ -294,6 +309,26 @@ impl SimWorld {
         self.world.run_until(&mut is_done, Some(deadline))
     }
 
+    /// Has `call` called at a point in virtual time, or next if that is over. It is called outside of any core's turn,
+    /// so it may do all that a test may: break machines, start them again, wait.
+    ///
+    /// The world keeps it until then. What it captures should not keep the world: a clone of a [`SimWorld`] or a
+    /// [`SimNode`] in it would, for as long as the time has not come.
+    pub fn call_at(&self, at: Instant, call: impl FnOnce(&SimWorld) + 'static) {
+        let mut state = self.state();
+        let at = at.max(state.now);
+        state.queue.push(at, Event::Call(Box::new(call)));
+    }
+
+    /// Has `observer` called after every step of the world, outside of any core's turn; `None` ends that. Meant for
+    /// what must always hold, so it should be quick: there are as many steps as there are packets and turns. It may
+    /// not change what happens, else runs with it and without it differ. A step that it takes itself is not observed.
+    ///
+    /// What it captures should not keep the world, as with [`SimWorld::call_at`].
+    pub fn observe(&self, observer: Option<Observer>) {
+        *self.world.observer.borrow_mut() = observer;
+    }
+
     /// Steps for a length of virtual time.
     ///
     /// # Panics
@@ -309,6 +344,12 @@ impl SimWorld {
 
     pub(super) fn state(&self) -> std::cell::RefMut<'_, State> {
         self.world.state.borrow_mut()
+    }
+
+    /// # Panics
+    /// Inside a step.
+    pub(super) fn assert_outside(&self) {
+        assert!(!self.world.is_stepping(), "{}", StepError::InsideStep);
     }
 }
 
@@ -329,8 +370,9 @@ impl SimNode {
         &self.world
     }
 
-    /// A driver for one more core of this machine.
+    /// A driver for one more core of this machine, which is switched on if it is off.
     pub fn driver(&self) -> SimDriver {
+        self.boot();
         let world = &self.world.world;
         SimDriver::new(world.state.clone(), Rc::downgrade(world), world.id, self.id)
     }
@@ -461,7 +503,7 @@ impl World {
         }
         let action = state.step(at);
         drop(state);
-        let _stepping = Stepping::begin(&self.is_stepping);
+        let stepping = Stepping::begin(&self.is_stepping);
         match action {
             Action::Done => {}
             Action::Turn(core) => self.run_turn(core),
@@ -469,8 +511,29 @@ impl World {
                 job();
                 self.state.borrow_mut().end_job(node);
             }
+            Action::Discard(job) => drop(job),
+            Action::Call(call) => {
+                // It is outside of the machines, and so may wait and step.
+                drop(stepping);
+                if let Some(world) = self.me.upgrade() {
+                    call(&SimWorld { world });
+                }
+                self.observe();
+                return Progress::Stepped;
+            }
         }
+        drop(stepping);
+        self.observe();
         Progress::Stepped
+    }
+
+    fn observe(&self) {
+        let observer = self.observer.borrow_mut().take();
+        if let (Some(mut observer), Some(world)) = (observer, self.me.upgrade()) {
+            observer(&SimWorld { world });
+            // It may have been replaced meanwhile, by itself even.
+            self.observer.borrow_mut().get_or_insert(observer);
+        }
     }
 
     fn run_turn(&self, core: CoreId) {
@@ -537,6 +600,7 @@ impl Drop for World {
         // The thread's registry is gone if the thread is ending.
         let _ = REGISTRY.try_with(|worlds| worlds.borrow_mut().remove(&self.id));
         if std::thread::panicking()
+            && !super::swarm::is_quiet()
             && let Ok(state) = self.state.try_borrow()
         {
             eprintln!(

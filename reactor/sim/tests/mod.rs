@@ -5,9 +5,11 @@ mod capture;
 mod disk;
 mod links;
 mod nats;
+mod power;
 mod run;
 mod scale;
 mod streams;
+mod swarm;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
