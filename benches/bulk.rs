@@ -1,12 +1,14 @@
 //! How much processor time does a gigabyte over one connection take, at the sender?
 //!
 //! Two processes, each kept on a processor of its own unless `--unpinned` is given: what crosses between processors then
-//! is the connection alone, and runs can be compared. This one sends through [`Outgoing::send_bytes`], its child receives through `Node::on_bytes`. Beside
+//! is the connection alone, and runs can be compared. This one sends through [`Outgoing::send_bytes`] and
+//! [`Outgoing::send_shared`], its child receives through `Node::on_bytes`. Beside
 //! it the limits in the same run: plain TCP between two processes, the cipher alone over the same frames, and memcpy.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mischief::{Node, NodeBuilder, Outgoing, SendError};
@@ -37,9 +39,21 @@ fn main() {
             .map(|cost| (cost.cpu / cost.gb, cost.gb / cost.wall))
             .unzip()
     };
+    // `--only aes`, say, for a quick look.
+    let only = bench.option::<String>("--only");
+    let is_wanted = |name: &str| only.as_deref().is_none_or(|only| name == only);
     for (suite, is_chacha, max) in [("ChaChaPoly", true, 0.75), ("AES-256-GCM", false, 0.45)] {
-        for (name, size) in [("1 MiB", 1 << 20), ("64 KiB", 64 << 10)] {
-            let (cpu, rate) = repeat(&|| send_messages(is_chacha, size, bytes));
+        let short = if is_chacha { "chacha" } else { "aes" };
+        for (name, size, form) in [
+            ("1 MiB", 1 << 20, Form::Copied),
+            ("1 MiB shared", 1 << 20, Form::Shared),
+            ("64 KiB", 64 << 10, Form::Copied),
+        ] {
+            let row = if form == Form::Shared { "-shared" } else { "" };
+            if !is_wanted(&format!("{short}-{}{row}", size >> 10)) {
+                continue;
+            }
+            let (cpu, rate) = repeat(&|| send_messages(is_chacha, size, form, bytes));
             let budget = if size == 1 << 20 {
                 Budget::AtMost(max)
             } else {
@@ -58,6 +72,9 @@ fn main() {
                 &rate,
             );
         }
+        if !is_wanted(&format!("seal-{short}")) {
+            continue;
+        }
         let cpu = bench.repeat(|| seal(is_chacha, bytes));
         bench.figure(
             &format!("limit: {suite}, sealing 16 KiB frames"),
@@ -71,6 +88,9 @@ fn main() {
         ("128 KiB", 128 << 10),
         ("64 KiB", 64 << 10),
     ] {
+        if !is_wanted(&format!("tcp-{}", size >> 10)) {
+            continue;
+        }
         let (cpu, rate) = repeat(&|| send_stream(size, bytes));
         bench.figure(
             &format!("limit: plain TCP, {name} writes, sender"),
@@ -85,8 +105,17 @@ fn main() {
             &rate,
         );
     }
-    let cpu = bench.repeat(|| copy(bytes));
-    bench.figure("limit: memcpy of 1 MiB", "core-s/GB", Budget::None, &cpu);
+    if is_wanted("memcpy") {
+        let cpu = bench.repeat(|| copy(bytes));
+        bench.figure("limit: memcpy of 1 MiB", "core-s/GB", Budget::None, &cpu);
+    }
+}
+
+/// Whether messages are copied from the caller or shared with it.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Copied,
+    Shared,
 }
 
 struct Cost {
@@ -142,7 +171,7 @@ fn receive_messages(is_chacha: bool) {
     node.stop(Duration::from_secs(5));
 }
 
-fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
+fn send_messages(is_chacha: bool, size: usize, form: Form, bytes: usize) -> Cost {
     let warm_up = (bytes / 16).max(size);
     let total = (warm_up + bytes) / size * size;
     let mut args = vec!["--child", "node"];
@@ -164,10 +193,10 @@ fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
         .wait()
         .expect("the other process listens");
     let outgoing = node.outgoing(&peer).expect("it is connected");
-    let body = vec![7; size];
+    let body: Arc<[u8]> = Arc::from(vec![7; size]);
     let mut left = total / size;
     for _ in 0..warm_up / size {
-        send(&outgoing, &body);
+        send(&outgoing, form, &body);
         left -= 1;
     }
     outgoing
@@ -176,7 +205,7 @@ fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
         .expect("the other process reads");
     let cost = measured(left * size, || {
         for _ in 0..left {
-            send(&outgoing, &body);
+            send(&outgoing, form, &body);
         }
         outgoing
             .flush()
@@ -188,9 +217,13 @@ fn send_messages(is_chacha: bool, size: usize, bytes: usize) -> Cost {
     cost
 }
 
-fn send(outgoing: &Outgoing, body: &[u8]) {
+fn send(outgoing: &Outgoing, form: Form, body: &Arc<[u8]>) {
     loop {
-        match outgoing.send_bytes(body) {
+        let sent = match form {
+            Form::Copied => outgoing.send_bytes(body),
+            Form::Shared => outgoing.send_shared(body),
+        };
+        match sent {
             Ok(()) => return,
             Err(SendError::Full) => outgoing
                 .wait_for_room(LONG)

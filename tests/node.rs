@@ -118,6 +118,39 @@ fn what_was_sent_arrives_although_the_sender_stops() {
 }
 
 /// A program with a loop of its own: nothing is called back but by `pump`.
+/// Memory that a program hands over without a copy comes back to it when the socket has taken the message.
+#[test]
+fn shared_bytes_are_free_again_when_they_are_sent() {
+    let (a, b) = (node("a"), node("b"));
+    let (sender, received) = mpsc::channel();
+    b.on_bytes(move |_, bytes| sender.send(bytes.to_vec()).expect("the test waits"));
+    let peer = a
+        .connect(&b.listen_addrs()[0].to_string())
+        .wait()
+        .expect("b listens");
+    let outgoing = a.outgoing(&peer).expect("it is connected");
+    let mut bytes: Arc<[u8]> = Arc::from(vec![0; 1 << 20]);
+    for number in 0..5 {
+        let body = Arc::get_mut(&mut bytes).expect("nobody holds it");
+        body.fill(number);
+        if number % 2 == 0 {
+            outgoing.send_shared(&bytes).expect("there is room");
+            outgoing.flush().wait_for(LONG).expect("b reads");
+        } else {
+            let sent = a.send_shared(&peer, &bytes);
+            sent.wait_for(LONG).expect("b reads");
+        }
+        assert_eq!(received.recv_timeout(LONG).expect("it was sent"), *bytes);
+    }
+    let too_large = Arc::from(vec![0; (1 << 20) + 1]);
+    assert!(matches!(
+        outgoing.send_shared(&too_large),
+        Err(SendError::TooLarge { .. })
+    ));
+    a.broadcast_bytes(&bytes).wait().expect("b is connected");
+    assert_eq!(received.recv_timeout(LONG).expect("it was sent"), *bytes);
+}
+
 #[test]
 fn a_node_is_pumped_by_its_callers_loop() {
     let server = node("server");

@@ -33,8 +33,13 @@ use crate::peers::{PeerRef, ProbeToken};
 pub use dialler::{DialOutcome, Dialler, DiallerMessage};
 pub use listener::{Listener, ListenerMessage, Placement};
 
-/// Bytes sealed before the socket is asked to take them.
+/// Bytes sealed before the socket is asked to take them: little at first, so that what is more urgent does not wait
+/// behind much that a slow network has not taken, and twice as much after each time that the socket took all of it.
+/// Every write wakes the peer and begins on cold caches, so few large ones cost a fast network much less.
 const FLUSH_BYTES: usize = 128 << 10;
+
+/// How often [`FLUSH_BYTES`] are doubled.
+const FLUSH_DOUBLINGS: u8 = 2;
 
 /// Bytes written for one connection in one turn before others have theirs.
 const TURN_BYTES_MAX: usize = 512 << 10;
@@ -187,6 +192,8 @@ pub struct ConnectionActor {
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
     is_over: bool,
+    /// How often [`FLUSH_BYTES`] are doubled just now.
+    flush_doublings: u8,
     /// How the transport broke, if it did.
     lost: Option<ErrorKind>,
 }
@@ -267,6 +274,7 @@ impl ConnectionActor {
             messages_out: 0,
             is_sending: false,
             is_over: false,
+            flush_doublings: 0,
             lost: None,
         }
     }
@@ -438,6 +446,7 @@ impl ConnectionActor {
         if taken.consumed > 0 {
             self.machine.consumed(StreamId::APPLICATION, taken.consumed);
         }
+        self.machine.recycle(taken.memory);
         if !encoded.is_empty() {
             self.messages_out += encoded.count() as u64;
             self.is_sending = true;
@@ -480,14 +489,22 @@ impl ConnectionActor {
         let mut written = 0;
         while cx.unsent(socket) == 0 {
             scratch.clear();
-            if self.machine.poll_transmit(now, &mut scratch, FLUSH_BYTES) == 0 {
+            let bytes_max = FLUSH_BYTES << self.flush_doublings;
+            if self.machine.poll_transmit(now, &mut scratch, bytes_max) == 0 {
                 break;
             }
             written += scratch.len();
-            if let Err(error) = cx.write(socket, &scratch) {
-                self.socket = None;
-                self.on_lost(error.kind());
-                break;
+            match cx.write(socket, &scratch) {
+                Ok(0) if scratch.len() >= bytes_max => {
+                    self.flush_doublings = FLUSH_DOUBLINGS.min(self.flush_doublings + 1);
+                }
+                Ok(0) => {}
+                Ok(_) => self.flush_doublings = 0,
+                Err(error) => {
+                    self.socket = None;
+                    self.on_lost(error.kind());
+                    break;
+                }
             }
             if written >= TURN_BYTES_MAX {
                 cx.flush_later();
@@ -869,6 +886,7 @@ impl Actor for ConnectionActor {
                 if let Some(link) = &self.link {
                     link.release();
                 }
+                cx.release_scratch();
             }
             Happening::ReadClosed { .. } => self.machine.handle_eof(),
             Happening::Closed { error, .. } => {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
+use super::reassembly::SPARE_BYTES_MAX;
 use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
 use crate::identity::PeerId;
 
@@ -101,6 +102,15 @@ struct Buffer {
     /// In rising order: who wants to know when the socket has taken how many bytes.
     waiting: std::collections::VecDeque<(u64, Reply<Result<(), SendError>>)>,
     room: Vec<Reply<Result<(), SendError>>>,
+    /// Of a large message that was received and is done with; empty, or for the next one.
+    spare: Vec<u8>,
+}
+
+impl Buffer {
+    /// Whether nothing would be lost with it.
+    fn is_unused(&self) -> bool {
+        self.queued == 0 && self.waiting.is_empty() && self.room.is_empty()
+    }
 }
 
 impl Link {
@@ -147,6 +157,7 @@ impl Link {
     }
 
     /// Queues a message, whole or not at all, and gives the place after it, for [`Sent`].
+    #[inline]
     pub fn queue(
         &self,
         handle: &Handle,
@@ -154,23 +165,44 @@ impl Link {
         name: &str,
         body: &[u8],
     ) -> Result<u64, SendError> {
+        self.push(handle, body.len(), |records| records.push(kind, name, body))
+    }
+
+    /// Queues a message as [`Link::queue`] does. A large body is not copied: the connection holds it until all of it is
+    /// packed into frames.
+    pub fn queue_shared(
+        &self,
+        handle: &Handle,
+        kind: Kind,
+        name: &str,
+        body: &Arc<[u8]>,
+    ) -> Result<u64, SendError> {
+        self.push(handle, body.len(), |records| {
+            records.push_shared(kind, name, body)
+        })
+    }
+
+    #[inline]
+    fn push(
+        &self,
+        handle: &Handle,
+        size: usize,
+        push: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
+    ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
         let max = self.message_max() as usize;
-        if body.len() > max {
-            return Err(SendError::TooLarge {
-                size: body.len(),
-                max,
-            });
+        if size > max {
+            return Err(SendError::TooLarge { size, max });
         }
         let buffer = state.buffer.get_or_insert_default();
-        if buffer.records.len() >= LINK_QUEUE_HIGH {
+        let before = buffer.records.len();
+        if before >= LINK_QUEUE_HIGH {
             return Err(SendError::Full);
         }
-        let before = buffer.records.len();
-        buffer.records.push(kind, name, body)?;
+        push(&mut buffer.records)?;
         buffer.queued += (buffer.records.len() - before) as u64;
         let end = buffer.queued;
         self.poke(handle, &mut state);
@@ -183,6 +215,16 @@ impl Link {
         state.consumed = state
             .consumed
             .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.poke(handle, &mut state);
+    }
+
+    /// Gives credit back for a large message that is done with, and its memory for the next one.
+    pub fn consumed_large(&self, handle: &Handle, message: LargeMessage) {
+        let mut state = self.state.lock();
+        state.consumed = state.consumed.saturating_add(message.credit);
+        if !state.is_over && message.bytes.capacity() <= SPARE_BYTES_MAX {
+            state.buffer.get_or_insert_default().spare = message.bytes;
+        }
         self.poke(handle, &mut state);
     }
 
@@ -253,18 +295,31 @@ impl Link {
         let consumed = std::mem::take(&mut state.consumed);
         let mut is_left = false;
         let mut room = Vec::new();
+        let mut memory = Vec::new();
         if let Some(buffer) = &mut state.buffer {
+            memory = std::mem::take(&mut buffer.spare);
             if with_records {
                 std::mem::swap(&mut buffer.records, spare);
                 room = std::mem::take(&mut buffer.room);
             }
             is_left = !buffer.records.is_empty();
         }
+        if state
+            .buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.is_unused())
+        {
+            state.buffer = None;
+        }
         drop(state);
         for reply in room {
             reply.send(Ok(()));
         }
-        Taken { consumed, is_left }
+        Taken {
+            consumed,
+            is_left,
+            memory,
+        }
     }
 
     /// Notes that the socket has taken all but the last `unsent` bytes of what the connection took.
@@ -334,6 +389,7 @@ impl Link {
         let waiting = match &mut state.buffer {
             Some(buffer) => {
                 buffer.records = Encoded::new();
+                buffer.spare = Vec::new();
                 std::mem::take(&mut buffer.waiting)
             }
             None => return,
@@ -385,12 +441,14 @@ impl fmt::Debug for Link {
 }
 
 /// What [`Link::take`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
     /// Bytes of credit.
     pub consumed: u32,
     /// Records are waiting that were not taken.
     pub is_left: bool,
+    /// Memory of a large message that is done with, for [`Connection::recycle`](super::Connection::recycle). Often none.
+    pub memory: Vec<u8>,
 }
 
 impl From<AskError> for SendError {
@@ -502,6 +560,6 @@ pub trait Deliver: Send + Sync {
     /// Something went wrong that nobody asked for, in words for people.
     fn failed(&self, message: &str);
 
-    /// A message that came in several records. Its credit is to be given to [`Link::consumed`].
+    /// A message that came in several records. It is to be given to [`Link::consumed_large`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);
 }

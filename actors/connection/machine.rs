@@ -310,9 +310,9 @@ impl Connection {
         self.config.reassembly.give(paid as usize);
     }
 
-    /// Takes the memory of a large message back, for the next one. New memory for each costs more than to decrypt it.
-    pub fn recycle(&mut self, message: LargeMessage) {
-        let mut bytes = message.bytes;
+    /// Takes memory for the next large message, that of one which is done with. New memory for each costs more than to
+    /// decrypt it.
+    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
         if let Some(active) = &mut self.active
             && active.spare_body.capacity() < bytes.capacity()
             && bytes.capacity() <= SPARE_BYTES_MAX

@@ -2,20 +2,30 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Encoded, Label, RECORD_BYTES_MAX, put_message, split_record};
+use super::record::{
+    Encoded, Label, RECORD_BYTES_MAX, Segment, SharedMessage, put_message, split_record,
+};
 use super::stream::SendWindow;
 
 /// Messages are collected in chunks of up to this size, which allocators serve without new pages from the system.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Emptied chunks that are kept for the next use: a full queue of them, or a message of 1 MiB.
+/// Emptied chunks that are kept for the next use, and the bytes of all of them: two large messages, one of which is
+/// being written by the threads outside while the other is being sent. New memory for each would cost more than to seal
+/// it, most of all where the allocator has every large piece from the system.
 const SPARES_MAX: usize = 20;
+const SPARE_BYTES_MAX: usize = 5 << 19;
+
+enum Chunk {
+    Records(Vec<u8>),
+    Shared(Box<SharedMessage>),
+}
 
 /// Encoded records in order, in chunks. A chunk that was encoded elsewhere is taken over as it is, so that its bytes
 /// are copied once, into the frame.
 #[derive(Default)]
 pub(crate) struct RecordQueue {
-    chunks: VecDeque<Vec<u8>>,
-    /// Bytes of the first chunk that are packed already.
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are packed already, if it is of records.
     head: usize,
     /// Bytes that wait.
     bytes: usize,
@@ -35,9 +45,15 @@ impl RecordQueue {
 
     /// Bytes of memory held.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let chunks = self.chunks.iter().chain(&self.spares);
-        let bytes: usize = chunks.map(Vec::capacity).sum();
-        bytes + (self.chunks.capacity() + self.spares.capacity()) * size_of::<Vec<u8>>()
+        let bytes_of = |chunk: &Chunk| match chunk {
+            Chunk::Records(chunk) => chunk.capacity(),
+            Chunk::Shared(message) => size_of::<SharedMessage>() + message.waiting(),
+        };
+        let chunks: usize = self.chunks.iter().map(bytes_of).sum();
+        let spares: usize = self.spares.iter().map(Vec::capacity).sum();
+        let tables = self.chunks.capacity() * size_of::<Chunk>()
+            + self.spares.capacity() * size_of::<Vec<u8>>();
+        chunks + spares + tables
     }
 
     /// Whether something more may be queued below a mark; if not, [`RecordQueue::take_drained`] will tell.
@@ -59,22 +75,38 @@ impl RecordQueue {
     /// Appends the record that `put` writes.
     #[inline]
     pub(crate) fn append(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
-        let has_room = |chunk: &Vec<u8>| chunk.len() + RECORD_BYTES_MAX <= CHUNK_BYTES;
-        if !self.is_open || !self.chunks.back().is_some_and(has_room) {
-            self.chunks.push_back(self.spares.pop().unwrap_or_default());
-            self.is_open = true;
+        if self.is_open
+            && let Some(Chunk::Records(chunk)) = self.chunks.back_mut()
+            && chunk.len() + RECORD_BYTES_MAX <= CHUNK_BYTES
+        {
+            let before = chunk.len();
+            put(chunk);
+            self.bytes += chunk.len() - before;
+            return;
         }
-        let chunk = self.chunks.back_mut().expect("one was just put there");
-        let before = chunk.len();
-        put(chunk);
-        self.bytes += chunk.len() - before;
+        let mut chunk = self.spares.pop().unwrap_or_default();
+        put(&mut chunk);
+        self.bytes += chunk.len();
+        self.chunks.push_back(Chunk::Records(chunk));
+        self.is_open = true;
     }
 
-    /// Appends a chunk of records as it is.
+    /// Appends chunks of records as they are.
     pub(crate) fn append_encoded(&mut self, encoded: Encoded) {
-        self.bytes += encoded.bytes.len();
+        self.bytes += encoded.len();
         self.is_open = false;
-        self.chunks.push_back(encoded.bytes);
+        let (before, last) = encoded.into_segments();
+        for segment in before {
+            self.chunks.push_back(match segment {
+                Segment::Records(bytes) => Chunk::Records(bytes),
+                Segment::Shared(message) => Chunk::Shared(Box::new(message)),
+            });
+        }
+        if !last.is_empty() {
+            self.chunks.push_back(Chunk::Records(last));
+        } else {
+            self.keep(last);
+        }
     }
 
     /// Copies whole records into a frame while there is room and credit. With `one`, a single record.
@@ -91,17 +123,33 @@ impl RecordQueue {
         let start = out.len();
         let credit = window.as_ref().map_or(usize::MAX, |window| window.credit());
         let limit = room.min(credit);
-        while let Some(chunk) = self.chunks.front() {
-            let waiting = &chunk[self.head..];
+        while let Some(chunk) = self.chunks.front_mut() {
             let left = limit - (out.len() - start);
-            let cut = if waiting.len() <= left && !one {
-                waiting.len()
-            } else {
-                whole_records(waiting, left, one)
+            let is_done = match chunk {
+                Chunk::Records(chunk) => {
+                    let waiting = &chunk[self.head..];
+                    let cut = if waiting.len() <= left && !one {
+                        waiting.len()
+                    } else {
+                        whole_records(waiting, left, one)
+                    };
+                    out.extend_from_slice(&waiting[..cut]);
+                    self.head += cut;
+                    self.bytes -= cut;
+                    self.head == chunk.len()
+                }
+                Chunk::Shared(message) => {
+                    let before = message.waiting();
+                    let has_packed = message.pack(out, left);
+                    let waiting = message.waiting();
+                    self.bytes -= before - waiting;
+                    if has_packed && waiting > 0 && !one {
+                        continue;
+                    }
+                    waiting == 0
+                }
             };
-            out.extend_from_slice(&waiting[..cut]);
-            self.head += cut;
-            if self.head < chunk.len() {
+            if !is_done {
                 break;
             }
             self.finish_chunk();
@@ -110,7 +158,6 @@ impl RecordQueue {
             }
         }
         let packed = out.len() - start;
-        self.bytes -= packed;
         if let Some(window) = window {
             window.spend(packed);
         }
@@ -135,11 +182,20 @@ impl RecordQueue {
 
     fn finish_chunk(&mut self) {
         self.head = 0;
-        let Some(mut chunk) = self.chunks.pop_front() else {
-            return;
-        };
+        let chunk = self.chunks.pop_front();
         self.is_open &= !self.chunks.is_empty();
-        if chunk.capacity() <= 2 * CHUNK_BYTES && self.spares.len() < SPARES_MAX {
+        if let Some(Chunk::Records(chunk)) = chunk {
+            self.keep(chunk);
+        }
+    }
+
+    /// Keeps the memory of a chunk for the next use.
+    fn keep(&mut self, mut chunk: Vec<u8>) {
+        let spare: usize = self.spares.iter().map(Vec::capacity).sum();
+        let is_kept = self.spares.len() < SPARES_MAX
+            && chunk.capacity() > 0
+            && spare + chunk.capacity() <= SPARE_BYTES_MAX;
+        if is_kept {
             chunk.clear();
             self.spares.push(chunk);
         }
@@ -163,7 +219,9 @@ fn whole_records(bytes: &[u8], limit: usize, one: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Kind, put_record};
+    use std::sync::Arc;
+
+    use super::super::record::{First, Kind, MESSAGE_FIRST, PART_MIN, put_record};
     use super::*;
 
     fn push(queue: &mut RecordQueue, length: usize) {
@@ -212,6 +270,49 @@ mod tests {
         assert!(queue.reclaim().is_some_and(|again| again.is_empty()));
         assert!(queue.reclaim().is_some() && queue.reclaim().is_some());
         assert!(queue.reclaim().is_none());
+    }
+
+    #[test]
+    fn shared_messages_are_cut_to_room_and_credit_and_keep_their_place() {
+        let body: Arc<[u8]> = (0..100_000u32).map(|index| index as u8).collect();
+        let mut queue = RecordQueue::default();
+        let mut encoded = Encoded::new();
+        encoded.push(Kind::Bytes, "", &[1]).unwrap();
+        encoded.push_shared(Kind::Bytes, "name", &body).unwrap();
+        encoded
+            .push_shared(Kind::Bytes, "", &Arc::from([2]))
+            .unwrap();
+        queue.append_encoded(encoded);
+        assert_eq!(Arc::strong_count(&body), 2);
+        let (mut records, mut rooms) = (Vec::new(), [20, 1000, 16_384, 9000].iter().cycle());
+        while queue.bytes() > 0 {
+            let (before, waiting) = (records.len(), queue.bytes());
+            let mut window = SendWindow::new(9_500);
+            let room = *rooms.next().unwrap();
+            queue.pack(&mut records, room, Some(&mut window), false);
+            let packed = records.len() - before;
+            assert!(packed <= room && packed == 9_500 - window.credit());
+            assert!(packed >= waiting - queue.bytes());
+        }
+        assert_eq!(Arc::strong_count(&body), 1);
+        let (mut rest, mut received, mut label) = (&records[5..], Vec::new(), &b""[..]);
+        while received.len() < body.len() {
+            let (record_type, record, after) = split_record(rest).unwrap();
+            let part = match record_type {
+                MESSAGE_FIRST => {
+                    let first = First::decode(record_type, record).unwrap();
+                    assert_eq!(first.total as usize, body.len());
+                    label = first.label;
+                    first.part
+                }
+                _ => record,
+            };
+            received.extend_from_slice(part);
+            assert!(part.len() >= PART_MIN || received.len() == body.len());
+            rest = after;
+        }
+        assert_eq!((&received[..], label), (&body[..], &b"name"[..]));
+        assert_eq!(rest, [0x12, 0, 2, 0, 2]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! included, so that a record of a higher class never waits for more than that.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::error::Fault;
 
@@ -402,6 +403,58 @@ pub(crate) fn put_message(
     }
 }
 
+/// A large message whose body is shared with its sender, cut into records only as it is packed into frames.
+pub(crate) struct SharedMessage {
+    kind: Kind,
+    name: Box<str>,
+    body: Arc<[u8]>,
+    /// Bytes of the body that are packed; `None` before the first record.
+    packed: Option<usize>,
+}
+
+impl SharedMessage {
+    /// What still waits, for the bounds of queues: label and body, and the fixed fields of the first record.
+    pub(crate) fn waiting(&self) -> usize {
+        match self.packed {
+            Some(packed) => self.body.len() - packed,
+            None => RECORD_HEADER_BYTES + 6 + self.name.len() + self.body.len(),
+        }
+    }
+
+    /// Appends the next record within `room`. `false` if that is too little for one.
+    pub(crate) fn pack(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
+        let total = self.body.len();
+        let packed = self.packed.unwrap_or(0);
+        let head = match self.packed {
+            Some(_) => RECORD_HEADER_BYTES,
+            None => RECORD_HEADER_BYTES + 6 + self.name.len(),
+        };
+        let rest = total - packed;
+        let length = room.min(RECORD_BYTES_MAX).saturating_sub(head).min(rest);
+        if length < rest.min(PART_MIN) {
+            return false;
+        }
+        let part = &self.body[packed..packed + length];
+        if self.packed.is_some() {
+            put_record(out, MESSAGE_NEXT, &[part]);
+        } else {
+            let total = u32::try_from(total).expect("messages are limited to 16 MiB");
+            let (kind, name) = ([self.kind.number()], self.name.as_bytes());
+            let (total, length) = (total.to_be_bytes(), [name.len() as u8]);
+            put_record(out, MESSAGE_FIRST, &[&kind, &total, &length, name, part]);
+        }
+        self.packed = Some(packed + length);
+        true
+    }
+}
+
+/// A piece of what was encoded.
+pub(crate) enum Segment {
+    /// Whole records.
+    Records(Vec<u8>),
+    Shared(SharedMessage),
+}
+
 /// Appends bytes that are mostly few. A call of `memcpy` for each would cost more than the copying, most of all with
 /// musl.
 #[inline]
@@ -430,7 +483,11 @@ fn put_short(out: &mut Vec<u8>, mut bytes: &[u8]) {
 /// [`Connection::queue_encoded`](super::Connection::queue_encoded).
 #[derive(Default)]
 pub struct Encoded {
-    pub(crate) bytes: Vec<u8>,
+    /// What comes before `bytes`: nothing, unless bodies are shared.
+    before: Vec<Segment>,
+    /// What the pieces in `before` count.
+    before_bytes: usize,
+    bytes: Vec<u8>,
     pub(crate) body_max: u32,
     count: u32,
 }
@@ -439,6 +496,8 @@ impl Encoded {
     /// No messages, no memory.
     pub const fn new() -> Encoded {
         Encoded {
+            before: Vec::new(),
+            before_bytes: 0,
             bytes: Vec::new(),
             body_max: 0,
             count: 0,
@@ -449,8 +508,7 @@ impl Encoded {
         bytes.clear();
         Encoded {
             bytes,
-            body_max: 0,
-            count: 0,
+            ..Encoded::new()
         }
     }
 
@@ -469,9 +527,45 @@ impl Encoded {
         Ok(())
     }
 
-    /// Bytes of all records, as they will count against the window.
+    /// Appends a message whose body stays where it is until it is packed into frames. One that needs no more than one
+    /// record is copied all the same. Limits as for [`Encoded::push`].
+    pub fn push_shared(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        body: &Arc<[u8]>,
+    ) -> Result<(), EncodeError> {
+        if body.len() <= RECORD_BYTES_MAX {
+            return self.push(kind, name, body);
+        }
+        check_outgoing(kind, name, body)?;
+        if !self.bytes.is_empty() {
+            self.before_bytes += self.bytes.len();
+            let records = std::mem::take(&mut self.bytes);
+            self.before.push(Segment::Records(records));
+        }
+        let message = SharedMessage {
+            kind,
+            name: name.into(),
+            body: Arc::clone(body),
+            packed: None,
+        };
+        self.before_bytes += message.waiting();
+        self.before.push(Segment::Shared(message));
+        self.body_max = self.body_max.max(body.len() as u32);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Bytes of all messages, for the bounds of queues: records as they will count against the window, shared bodies
+    /// without the headers of all records but the first.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.before_bytes + self.bytes.len()
+    }
+
+    /// The pieces in their order, the last of them records.
+    pub(crate) fn into_segments(self) -> (Vec<Segment>, Vec<u8>) {
+        (self.before, self.bytes)
     }
 
     /// Messages inside.
@@ -481,35 +575,33 @@ impl Encoded {
 
     /// Whether there is no message inside.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
-    /// The records. Those of messages that need one alone can be gone through with [`Records::new`].
+    /// The records behind the last message with a shared body. Those of messages that need one alone can be gone
+    /// through with [`Records::new`].
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Takes all messages out and keeps the memory.
     pub fn clear(&mut self) {
+        self.before.clear();
+        self.before_bytes = 0;
         self.bytes.clear();
         self.body_max = 0;
         self.count = 0;
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held, shared bodies included.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.capacity()
+        self.before_bytes + self.bytes.capacity()
     }
 }
 
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Encoded({} messages, {} bytes)",
-            self.count,
-            self.bytes.len()
-        )
+        write!(f, "Encoded({} messages, {} bytes)", self.count, self.len())
     }
 }
 

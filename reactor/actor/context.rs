@@ -422,11 +422,20 @@ impl<'a, A: Actor> Context<'a, A> {
         scratch
     }
 
-    /// Gives the scratch buffer back; one that grew beyond 256 KiB is freed instead.
+    /// Gives the scratch buffer back; one that grew beyond 640 KiB is freed instead.
     pub fn give_scratch(&mut self, scratch: Vec<u8>) {
-        const SCRATCH_KEPT: usize = 256 << 10;
+        const SCRATCH_KEPT: usize = 640 << 10;
         if scratch.capacity() <= SCRATCH_KEPT {
             self.core.scratch = scratch;
+        }
+    }
+
+    /// Frees a scratch buffer that has grown beyond 64 KiB. To be called now and then, when nothing hurries: whoever
+    /// needs it again pays for new memory.
+    pub fn release_scratch(&mut self) {
+        const SCRATCH_IDLE: usize = 64 << 10;
+        if self.core.scratch.capacity() > SCRATCH_IDLE {
+            self.core.scratch = Vec::new();
         }
     }
 

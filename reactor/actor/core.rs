@@ -31,7 +31,7 @@ pub(crate) fn on_core_thread() -> bool {
 }
 
 /// Bytes of the buffer that a core reads sockets into.
-const READ_BUFFER_SIZE: usize = 64 << 10;
+const READ_BUFFER_SIZE: usize = 128 << 10;
 
 /// Messages of an outbox that are sent before the turn ends, so that the other core can start on them.
 pub(crate) const BATCH_SIZE: usize = 512;

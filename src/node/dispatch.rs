@@ -448,8 +448,8 @@ impl Hub {
                     start = end;
                 }
                 Item::Large(link, message) => {
-                    run.large(&link, &message);
                     let bytes = message.message().body.len();
+                    run.large(&link, *message);
                     self.handle.memory().give(MemoryKind::Payloads, bytes);
                 }
                 Item::Event(event) => run.event(&event),
@@ -498,14 +498,14 @@ impl Deliver for Hub {
     }
 
     fn large(&self, link: &Arc<Link>, message: LargeMessage) {
-        let Wire { body, credit, .. } = message.message();
-        let bytes = body.len();
+        let bytes = message.message().body.len();
         if !self.handlers.has_message_handlers() {
-            return self.pass_over(link, 1, credit as usize);
+            self.tally.lock().unhandled += 1;
+            return link.consumed_large(&self.handle, message);
         }
         if self.callbacks == Callbacks::Inline {
             if !link.is_muted() {
-                Run::new(self).large(link, &message);
+                Run::new(self).large(link, message);
             }
             return;
         }
@@ -563,10 +563,9 @@ impl<'a> Run<'a> {
         link.consumed(&self.hub.handle, credit);
     }
 
-    fn large(&mut self, link: &Link, message: &LargeMessage) {
-        let message = message.message();
-        self.message(link.peer(), message);
-        link.consumed(&self.hub.handle, message.credit as usize);
+    fn large(&mut self, link: &Link, message: LargeMessage) {
+        self.message(link.peer(), message.message());
+        link.consumed_large(&self.hub.handle, message);
     }
 
     #[inline]

@@ -268,6 +268,11 @@ impl Node {
         self.hub().send(peer, Kind::Bytes, "", bytes)
     }
 
+    /// Sends bytes that are shared instead of copied; see [`Outgoing::send_shared`].
+    pub fn send_shared(&self, peer: &PeerId, bytes: &Arc<[u8]>) -> Sent {
+        self.hub().send_shared(peer, bytes)
+    }
+
     /// Sends a JSON value to every connected peer.
     pub fn broadcast<T: Serialize + ?Sized>(&self, kind: &str, value: &T) -> Broadcast {
         self.hub().broadcast_json(kind, value)

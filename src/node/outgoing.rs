@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mischief_actors::connection::{self, Kind, Link, SendError};
+use mischief_actors::connection::{self, Kind, Link, RECORD_BYTES_MAX, SendError};
 use mischief_actors::identity::PeerId;
 use serde::Serialize;
 
@@ -60,6 +60,15 @@ impl Outgoing {
     #[inline]
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError> {
         self.queue(Kind::Bytes, "", bytes)
+    }
+
+    /// Queues bytes that are shared instead of copied: a large body stays where it is until it is sealed into frames, so
+    /// it costs neither memory nor time for a copy, also if several peers get it. When [`Outgoing::flush`] is done, or
+    /// [`Arc::get_mut`] gives the bytes out again, they may be written anew for the next message.
+    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
+        let handle = &self.hub.handle;
+        let queued = self.link.queue_shared(handle, Kind::Bytes, "", bytes);
+        queued.map(drop)
     }
 
     /// The fate of everything queued so far: done when the socket has taken it.
@@ -150,23 +159,45 @@ impl Hub {
         sent.unwrap_or_else(|error| Broadcast::refused(self, error))
     }
 
-    /// Sends a message to every connected peer.
+    /// Sends bytes that are not copied if they are many.
+    pub(crate) fn send_shared(self: &Arc<Hub>, peer: &PeerId, bytes: &Arc<[u8]>) -> Sent {
+        let fate = match self.link_to(peer) {
+            Ok(link) => {
+                let queued = link.queue_shared(&self.handle, Kind::Bytes, "", bytes);
+                self.fate(link, queued)
+            }
+            Err(error) => connection::Sent::over(Err(error)),
+        };
+        Sent::new(self, fate)
+    }
+
+    /// Sends a message to every connected peer. A large body is copied once for all of them.
     pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
         let links = self.directory.links();
         let mut fates = Vec::with_capacity(links.len());
+        let is_shared = links.len() > 1 && body.len() > RECORD_BYTES_MAX;
+        let shared: Option<Arc<[u8]>> = is_shared.then(|| Arc::from(body));
         for link in links {
-            let fate = self.send_over(link, kind, name, body);
-            if let Some(Err(error @ SendError::Encode(_))) = fate.try_result() {
+            let queued = match &shared {
+                Some(shared) => link.queue_shared(&self.handle, kind, name, shared),
+                None => queue(self, &link, kind, name, body),
+            };
+            if let Err(error @ SendError::Encode(_)) = queued {
                 // The others would say the same.
                 return Broadcast::refused(self, error);
             }
-            fates.push(fate);
+            fates.push(self.fate(link, queued));
         }
         Broadcast::new(self, fates)
     }
 
     fn send_over(&self, link: Arc<Link>, kind: Kind, name: &str, body: &[u8]) -> connection::Sent {
-        match queue(self, &link, kind, name, body) {
+        let queued = queue(self, &link, kind, name, body);
+        self.fate(link, queued)
+    }
+
+    fn fate(&self, link: Arc<Link>, queued: Result<u64, SendError>) -> connection::Sent {
+        match queued {
             Ok(end) => connection::Sent::queued(link, self.handle.clone(), end),
             Err(error) => connection::Sent::over(Err(error)),
         }

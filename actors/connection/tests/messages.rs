@@ -163,6 +163,45 @@ fn what_the_peer_would_not_take_is_not_sent() {
     assert_eq!(pair.responder.messages(), 2);
 }
 
+/// Bodies that are shared with the sender arrive as copied ones do, in order with them, also if a lower class gets a
+/// record in between.
+#[test]
+fn shared_bodies_arrive_in_order_with_the_others() {
+    let mut pair = Pair::open();
+    let body: Arc<[u8]> = bytes(900_000).into();
+    let mut want = Vec::new();
+    let mut encoded = Encoded::new();
+    for index in 0..3u8 {
+        encoded.push(Kind::Bytes, "", &[index]).unwrap();
+        encoded.push_shared(Kind::Bytes, "big", &body).unwrap();
+        want.push(Received::Message(Kind::Bytes, "".into(), vec![index]));
+        want.push(Received::Message(Kind::Bytes, "big".into(), body.to_vec()));
+    }
+    let length = encoded.len();
+    assert!((2_700_000..2_701_000).contains(&length));
+    let connection = &mut pair.dialler.connection;
+    let accepted = connection.queue_encoded(encoded).unwrap();
+    assert_eq!(
+        (accepted.end, connection.queued_bytes()),
+        (length as u64, length)
+    );
+    for _ in 0..20 {
+        connection
+            .send_channel(Class::Gossip, 1, &[9; 5000])
+            .unwrap();
+    }
+    pair.run();
+    let connection = &pair.dialler.connection;
+    assert_eq!(
+        (connection.handed_over(), connection.queued_bytes()),
+        (accepted.end, 0)
+    );
+    let is_message = |received: &&Received| matches!(received, Received::Message(..));
+    let received = pair.responder.inbox.received.iter().filter(is_message);
+    assert!(received.eq(&want));
+    assert_eq!(Arc::strong_count(&body), 1);
+}
+
 #[test]
 fn a_full_queue_refuses_whole_messages_and_tells_when_it_drains() {
     let mut pair = Pair::open();

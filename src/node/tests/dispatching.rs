@@ -1,6 +1,6 @@
 use std::sync::mpsc;
 
-use mischief_actors::connection::LargeMessage;
+use mischief_actors::connection::{Encoded, LargeMessage};
 
 use super::*;
 
@@ -122,6 +122,24 @@ fn credit_of_large_messages_is_given_back_one_by_one() {
         assert_eq!(next(&enters), 100_000);
         leave.send(()).unwrap();
         fixture.expect_credit(&link, 100_050);
+    }
+}
+
+#[test]
+fn the_memory_of_a_large_message_goes_back_to_its_connection() {
+    for callbacks in [Callbacks::Inline, Callbacks::Pump] {
+        let fixture = Fixture::new(callbacks);
+        let link = fixture.connect(1);
+        for is_handled in [false, true] {
+            let large = LargeMessage::new(Kind::Bytes, "", &[1; 100_000], 100_050);
+            fixture.hub.large(&link, large);
+            fixture.node.pump(Duration::ZERO);
+            let taken = link.take(false, &mut Encoded::new());
+            assert_eq!(taken.consumed, 100_050);
+            assert!(taken.memory.capacity() >= 100_000, "handled: {is_handled}");
+            assert_eq!(link.take(false, &mut Encoded::new()).memory.capacity(), 0);
+            fixture.node.on_bytes(|_, _| {});
+        }
     }
 }
 

@@ -188,6 +188,20 @@ fn a_broadcast_counts_whom_it_reached() {
 }
 
 #[test]
+fn a_large_broadcast_is_copied_once_for_all() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let links: Vec<_> = (1..=3).map(|number| fixture.connect(number)).collect();
+    let sent = fixture.node.broadcast_bytes(&[7; 100_000]);
+    for link in &links {
+        let records = take(link);
+        assert_eq!(records.count(), 1);
+        assert!(records.len() > 100_000 && records.as_bytes().is_empty());
+        link.mark_sent(0);
+    }
+    assert_eq!(sent.wait(), Ok(Delivered { sent: 3, failed: 0 }));
+}
+
+#[test]
 fn serializing_may_send_as_well() {
     struct SendsMeanwhile<'a>(&'a Node, PeerId);
     impl serde::Serialize for SendsMeanwhile<'_> {
