@@ -11,6 +11,7 @@ use super::{ActorId, Event};
 use crate::io::driver::{
     Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
+use crate::sabotage::{self, Mutation};
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -564,7 +565,7 @@ impl Core {
     pub(crate) fn resume_reading(&mut self, owner: ActorId, socket: SocketId) {
         if let Ok(state) = self.owned(socket, owner) {
             state.is_paused = false;
-            if state.is_readable {
+            if state.is_readable && !sabotage::is_on(Mutation::ForgetRequeue) {
                 self.requeue(socket);
             }
         }
