@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mischief::NodeBuilder;
-use mischief_reactor::Random;
-use mischief_reactor::sim::swarm::{Plan, Scenario, Stage};
+use mischief_reactor::sim::swarm::{Fault, Plan, Scenario, Stage};
 use mischief_reactor::sim::{LinkOptions, Prng};
+use mischief_reactor::{Limits, Random};
 
-use super::party::{Desk, Footprint, SECOND, SharedDesk, join, lock, until_idle, watch};
+use super::party::{Desk, Footprint, SECOND, SharedDesk, join, join_with, lock, until_idle, watch};
 
 /// How often every node looks whom to dial, and sends.
 const BEAT: Duration = Duration::from_millis(250);
 /// Bytes that may wait for one peer: the mark of docs/wire.md's sender, and one message more.
 const QUEUED_MAX: usize = (1 << 20) + MESSAGE_MAX + 64;
-const MESSAGE_MAX: usize = 20_000;
+const MESSAGE_MAX: usize = 400_000;
+/// The memory of a machine that has little.
+const MEMORY_TIGHT: usize = 2 << 20;
 
 /// A random graph of nodes.
 pub(crate) struct Mesh {
@@ -82,7 +84,18 @@ impl Scenario for Mesh {
         });
         let desks: Vec<SharedDesk> = (0..self.machines).map(Desk::new).collect();
         for (number, desk) in desks.iter().enumerate() {
-            join(stage, desk, 1 + number % 2, impatient);
+            // Some are short of memory from the beginning, and have kernels that take and give little at a time.
+            let is_tight = prng.below(3) == 0;
+            let mut limits = Limits::default();
+            if is_tight {
+                limits.memory_max = MEMORY_TIGHT;
+            }
+            let machine = join_with(stage, desk, 1 + number % 2, limits, impatient);
+            if is_tight {
+                let node = stage.node(machine);
+                node.set_tcp_buffers(8_000, 5_000);
+                node.set_short_io(0.5);
+            }
             let node = lock(desk).node().expect("it has just started");
             lock(desk).idle = Footprint::of_node(&node);
         }
@@ -167,10 +180,10 @@ impl Party<'_> {
                     desk.dial(peer, to);
                 }
                 if sends && self.prng.below(2) == 0 {
-                    let most = if self.prng.below(10) == 0 {
-                        MESSAGE_MAX
-                    } else {
-                        300
+                    let most = match self.prng.below(40) {
+                        0 => MESSAGE_MAX,
+                        1..5 => 20_000,
+                        _ => 300,
                     };
                     let size = self.prng.below(most as u64) as usize;
                     // A queue that is full stays so until the peer takes something.
@@ -254,21 +267,25 @@ impl Party<'_> {
         (footprint, idle, desk.inbox.len())
     }
 
-    /// A socket and an actor for each peer, and nothing else.
     fn check_connected(&self) {
         self.stage.run_for(15 * SECOND);
         for machine in 0..self.desks.len() {
-            let (footprint, idle, peers) = self.footprint(machine);
-            let count = |footprint: &Footprint| footprint.actors.values().sum::<usize>();
-            let more = (
-                (footprint.sockets - idle.sockets) as usize,
-                count(&footprint) - count(&idle),
-                footprint.memory,
-            );
-            self.stage.expect(more == (peers, peers, idle.memory), || {
-                format!("machine {machine} has {peers} peers and {footprint:?}; idle {idle:?}")
-            });
+            self.check_footprint(machine);
         }
+    }
+
+    /// A socket and an actor for each peer, and nothing else.
+    fn check_footprint(&self, machine: usize) {
+        let (footprint, idle, peers) = self.footprint(machine);
+        let count = |footprint: &Footprint| footprint.actors.values().sum::<usize>();
+        let more = (
+            (footprint.sockets - idle.sockets) as usize,
+            count(&footprint) - count(&idle),
+            footprint.memory,
+        );
+        self.stage.expect(more == (peers, peers, idle.memory), || {
+            format!("machine {machine} has {peers} peers and {footprint:?}; idle {idle:?}")
+        });
     }
 
     /// All say goodbye. Nothing is left then, no socket, actor, timer or buffer.
@@ -283,5 +300,97 @@ impl Party<'_> {
         self.stage
             .eventually("all have parted", 60 * SECOND, parted);
         until_idle(self.stage, self.desks);
+    }
+}
+
+/// Machines that crash one after another, with time to count in between.
+pub(crate) struct Crashes;
+
+impl Crashes {
+    const MACHINES: usize = 5;
+    const COUNT: usize = 5;
+    /// From one crash to the next.
+    const PERIOD: Duration = Duration::from_secs(120);
+    const DOWN: Duration = Duration::from_secs(60);
+}
+
+impl Scenario for Crashes {
+    fn name(&self) -> &str {
+        "crashes"
+    }
+
+    fn about(&self) -> &str {
+        "after each crash nobody keeps a socket, timer, actor or buffer for who is gone"
+    }
+
+    fn plan(&self, seed: u64) -> Plan {
+        // Which machines and how, all at once first and then spread out.
+        let mut drawn = Plan::new(seed);
+        drawn.crashes(Crashes::MACHINES, Crashes::COUNT, Duration::ZERO);
+        let mut spread = Plan::new(seed);
+        for (number, timed) in drawn.faults().iter().enumerate() {
+            let Fault::Crash { machine, crash, .. } = timed.fault else {
+                continue;
+            };
+            let at = Crashes::PERIOD * number as u32 + Crashes::PERIOD / 2;
+            let at = at + spread.prng().up_to(SECOND);
+            let down = Crashes::DOWN;
+            spread.add(
+                at,
+                Fault::Crash {
+                    machine,
+                    crash,
+                    down,
+                },
+            );
+        }
+        spread
+    }
+
+    fn run(&self, stage: &Stage) {
+        let mut prng = stage.prng(1);
+        stage.set_default_link(LinkOptions {
+            loss: 0.02,
+            ..LinkOptions::default()
+        });
+        let desks: Vec<SharedDesk> = (0..Crashes::MACHINES).map(Desk::new).collect();
+        for (number, desk) in desks.iter().enumerate() {
+            join(stage, desk, 1 + number % 2, impatient);
+            let node = lock(desk).node().expect("it has just started");
+            lock(desk).idle = Footprint::of_node(&node);
+        }
+        watch(
+            stage,
+            "messages come once and in order, on one connection",
+            &desks,
+        );
+        let all = 0..Crashes::MACHINES;
+        let edges = all.flat_map(|a| (a + 1..Crashes::MACHINES).map(move |b| (a, b)));
+        let mut party = Party {
+            stage,
+            desks: &desks,
+            edges: edges.collect(),
+            prng: prng.clone(),
+        };
+        let begun = stage.world().elapsed();
+        stage.begin_faults();
+        for number in 0..Crashes::COUNT as u32 {
+            let crash = begun + Crashes::PERIOD * number + Crashes::PERIOD / 2;
+            party.until_connected(Crashes::PERIOD / 3);
+            while stage.world().elapsed() < crash + SECOND {
+                party.beat(true);
+            }
+            // Nobody dials until it is counted what is left; the dead peer is noticed by then.
+            stage.run_for(Duration::from_secs(25) + Duration::from_micros(prng.below(1000)));
+            for machine in 0..Crashes::MACHINES {
+                if stage.incarnation(machine).is_some() {
+                    party.check_footprint(machine);
+                }
+            }
+            let back = crash + SECOND + Crashes::DOWN;
+            stage.run_for(back.saturating_sub(stage.world().elapsed()));
+        }
+        party.until_connected(Crashes::PERIOD);
+        party.part();
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
     vec![
         Box::new(dials::Dials::SMALL),
         Box::new(mesh::Mesh::SMALL),
+        Box::new(mesh::Crashes),
         Box::new(hostile::Hostile::SMALL),
         Box::new(flow::Flow::SMALL),
         Box::new(disk::Disks::SMALL),

@@ -272,10 +272,21 @@ pub(crate) fn join(
     cores: usize,
     build: impl Fn(NodeBuilder) -> NodeBuilder + 'static,
 ) -> usize {
+    join_with(stage, desk, cores, Limits::default(), build)
+}
+
+/// The same with other limits of its runtime.
+pub(crate) fn join_with(
+    stage: &Stage,
+    desk: &SharedDesk,
+    cores: usize,
+    limits: Limits,
+    build: impl Fn(NodeBuilder) -> NodeBuilder + 'static,
+) -> usize {
     let number = lock(desk).number;
     let desk = desk.clone();
     stage.machine(&[addr(number)], move |machine| {
-        start(machine, &desk, cores, &build)
+        start(machine, &desk, cores, limits, &build)
     })
 }
 
@@ -283,11 +294,12 @@ fn start(
     machine: &SimNode,
     desk: &SharedDesk,
     cores: usize,
+    limits: Limits,
     build: &dyn Fn(NodeBuilder) -> NodeBuilder,
 ) -> Result<Box<dyn Program>, String> {
     lock(desk).forget();
     let runtime = machine
-        .start(cores, Limits::default())
+        .start(cores, limits)
         .map_err(|error| error.to_string())?;
     let (shared, events, messages) = (desk.clone(), desk.clone(), desk.clone());
     let builder = Node::builder()
