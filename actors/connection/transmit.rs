@@ -1,6 +1,7 @@
 //! The sending half of a connection: packs what waits into frames and seals them.
 
 use mischief_reactor::Instant;
+use mischief_reactor::sabotage::{self, Mutation};
 
 use super::cipher::CipherError;
 use super::error::Error;
@@ -171,6 +172,9 @@ impl Connection {
                 let grant = self.stream(index).receive.take_grant();
                 let stream = STREAM_IDS[index].0;
                 put_record(out, WINDOW, &[&stream.to_be_bytes(), &grant.to_be_bytes()]);
+                if sabotage::is_on(Mutation::GrantTwice) {
+                    put_record(out, WINDOW, &[&stream.to_be_bytes(), &grant.to_be_bytes()]);
+                }
             }
         }
         let window = self.config.limits.window;

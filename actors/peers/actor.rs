@@ -299,9 +299,8 @@ impl PeersActor {
         }
         match cx.send(&Address::<ConnectionActor>::from_id(connection), message) {
             Ok(()) => {}
-            Err(TrySendError::Stopped(_)) => {
-                self.on_closed(connection, DisconnectReason::Internal, cx);
-            }
+            // It has told its end before it ended, and why: that is on its way here.
+            Err(TrySendError::Stopped(_)) => {}
             Err(TrySendError::Full(message)) => self.keep_unsent(connection, message, cx),
         }
     }

@@ -14,6 +14,7 @@ use crate::io::driver::{
     Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
 use crate::io::memory::reserve_one;
+use crate::sabotage::{self, Mutation};
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -648,7 +649,7 @@ impl Core {
     pub(crate) fn resume_reading(&mut self, owner: ActorId, socket: SocketId) {
         if let Ok(state) = self.owned(socket, owner) {
             state.flags.set(Flags::PAUSED, false);
-            if state.flags.has(Flags::READABLE) {
+            if state.flags.has(Flags::READABLE) && !sabotage::is_on(Mutation::ForgetRequeue) {
                 self.requeue(socket);
             }
         }
