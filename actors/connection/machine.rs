@@ -19,7 +19,7 @@ use super::record::{ChannelMessage, Class, LargeMessage, Records};
 use super::send::CONTROL_QUEUE_MAX;
 use super::state::{
     APPLICATION, Active, Due, End, GOSSIP, Handshaking, LastWords, MessageStream, PeerLimits,
-    Phase, STREAM_IDS, Seldom, Standing, Tally, Unsent,
+    Phase, STREAM_IDS, Standing, Tally, Unsent,
 };
 use super::stream::{SendWindow, StreamId};
 use crate::identity::PeerId;
@@ -74,7 +74,6 @@ pub struct Connection {
     pub(crate) config: Arc<Config>,
     pub(crate) phase: Standing,
     pub(crate) active: Option<Box<Active>>,
-    pub(crate) seldom: Option<Box<Seldom>>,
     pub(crate) send: CipherState,
     pub(crate) receive: CipherState,
     /// The deadline of the phase; when open, when to look at the clock again.
@@ -122,9 +121,8 @@ impl Connection {
         };
         Connection {
             config: Arc::clone(config),
-            phase: Standing::new(Phase::Handshake(Box::new(handshaking))),
+            phase: Standing::new(Phase::Handshake(Box::new(handshaking)), config),
             active: None,
-            seldom: None,
             send: CipherState::new(&[0; KEY_BYTES]),
             receive: CipherState::new(&[0; KEY_BYTES]),
             rekeyed_at: 0,
@@ -386,8 +384,9 @@ impl Connection {
             Phase::Closing(_) | Phase::Lingering(_) | Phase::Over(_) => size_of::<End>(),
             _ => 0,
         };
-        let seldom = self.seldom.as_ref().map_or(0, |_| size_of::<Seldom>());
-        phase + seldom + self.active.as_ref().map_or(0, |active| active.heap_bytes())
+        phase
+            + self.phase.heap_bytes()
+            + self.active.as_ref().map_or(0, |active| active.heap_bytes())
     }
 
     fn handle_handshake(&mut self, now: Instant, input: &mut &[u8]) {
@@ -411,7 +410,7 @@ impl Connection {
                 match result {
                     Ok(authenticated) => {
                         self.take_limits(&authenticated);
-                        self.phase = Standing::new(Phase::Verdict(Some(authenticated)));
+                        self.set_phase(Phase::Verdict(Some(authenticated)));
                     }
                     Err(error) => self.fail(now, error),
                 }
@@ -448,11 +447,11 @@ impl Connection {
         self.alive.seen(now);
         let message_3 = self.handshake_output(now);
         let unsent = message_3.map(|bytes| Box::new(Unsent { bytes }));
-        self.phase = Standing::new(Phase::AwaitAccept(unsent));
+        self.set_phase(Phase::AwaitAccept(unsent));
     }
 
     pub(crate) fn open(&mut self, now: Instant) {
-        self.phase = Standing::new(Phase::Open);
+        self.set_phase(Phase::Open);
         self.due.set(Due::OPENED);
         self.check_at = now + self.config.timing.keep_alive;
     }
@@ -571,7 +570,7 @@ impl Connection {
         }
         self.due.set(Due::CLOSED);
         self.check_at = now + self.config.timing.close;
-        self.phase = Standing::new(Phase::Closing(Box::new(End { error, last_words })));
+        self.set_phase(Phase::Closing(Box::new(End { error, last_words })));
     }
 
     /// The peer does not take what is queued, but it may still take the last words.
@@ -587,7 +586,7 @@ impl Connection {
         let Phase::Closing(end) = self.phase.take() else {
             unreachable!("only a closing connection has last words");
         };
-        self.phase = Standing::new(Phase::Lingering(end));
+        self.set_phase(Phase::Lingering(end));
         self.active = None;
         self.check_at = now + self.config.timing.close;
         self.due.set(Due::SHUTDOWN);
@@ -601,17 +600,16 @@ impl Connection {
         self.due.set(Due::CLOSED);
         let abort = !matches!(error, Error::ClosedByPeer { .. } | Error::Refused(_));
         let last_words = LastWords::Clear(Vec::new());
-        self.phase = Standing::new(Phase::Over(Box::new(End { error, last_words })));
+        self.set_phase(Phase::Over(Box::new(End { error, last_words })));
         self.finish(abort);
     }
 
     fn finish(&mut self, abort: bool) {
-        self.phase = match self.phase.take() {
-            Phase::Closing(end) | Phase::Lingering(end) | Phase::Over(end) => {
-                Standing::new(Phase::Over(end))
-            }
+        let end = match self.phase.take() {
+            Phase::Closing(end) | Phase::Lingering(end) | Phase::Over(end) => end,
             _ => unreachable!("only what is over is finished"),
         };
+        self.set_phase(Phase::Over(end));
         self.active = None;
         self.due.take(Due::SHUTDOWN);
         self.due.set(Due::FINISHED);
@@ -668,7 +666,7 @@ pub(crate) fn seconds(now: Instant) -> u32 {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(seldom) = &self.seldom {
+        if let Some(seldom) = self.phase.seldom() {
             let overdraft: u32 = seldom.overdrafts.iter().sum();
             self.config.reassembly.give(overdraft as usize);
         }

@@ -13,7 +13,7 @@ impl Connection {
 
     /// What it has carried.
     pub fn tally(&self, what: Tally) -> u64 {
-        let high = self.seldom.as_ref();
+        let high = self.phase.seldom();
         let high = high.map_or(0, |seldom| seldom.tally_high[what as usize]);
         u64::from(high) << 32 | u64::from(self.tally[what as usize])
     }

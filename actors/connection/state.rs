@@ -137,15 +137,16 @@ impl Seldom {
 
 impl Connection {
     pub(crate) fn seldom(&mut self) -> &mut Seldom {
-        let config = &self.config;
-        self.seldom
-            .get_or_insert_with(|| Box::new(Seldom::new(config)))
+        self.phase.make_seldom(&self.config)
     }
 
     /// Frees what is as everywhere else again.
     pub(crate) fn forget_seldom(&mut self) {
-        let usual = Seldom::new(&self.config);
-        self.seldom.take_if(|seldom| **seldom == usual);
+        self.phase.shrink(&self.config);
+    }
+
+    pub(crate) fn set_phase(&mut self, phase: Phase) {
+        self.phase.set(phase, &self.config);
     }
 
     #[inline]
@@ -158,21 +159,21 @@ impl Connection {
     }
 
     pub(crate) fn overdraft(&self, index: usize) -> u32 {
-        let seldom = self.seldom.as_ref();
+        let seldom = self.phase.seldom();
         seldom.map_or(0, |seldom| seldom.overdrafts[index])
     }
 
     /// The largest body that is taken from the peer.
     pub(crate) fn message_max(&self) -> u32 {
         let usual = self.config.limits.message_max.min(MESSAGE_MAX_TRUSTED);
-        let seldom = self.seldom.as_ref();
+        let seldom = self.phase.seldom();
         seldom.map_or(usual, |seldom| seldom.message_max)
     }
 
     /// What the peer allows us.
     #[inline]
     pub(crate) fn peer_limits(&self) -> PeerLimits {
-        match &self.seldom {
+        match self.phase.seldom() {
             Some(seldom) => seldom.peer,
             None => PeerLimits::like(&self.config),
         }
@@ -180,7 +181,7 @@ impl Connection {
 
     /// Bulk streams opened by us and by the peer.
     pub(crate) fn bulk_counts(&self) -> (u32, u32) {
-        let seldom = self.seldom.as_ref();
+        let seldom = self.phase.seldom();
         seldom.map_or((0, 0), |seldom| (seldom.bulk_opened, seldom.bulk_seen))
     }
 }
@@ -204,30 +205,77 @@ pub(crate) enum Phase {
     Over(Box<End>),
 }
 
-/// The phase. An open connection, as nearly all are, has no memory for it.
-pub(crate) struct Standing(Option<Box<Phase>>);
+/// The phase, and what is seldom needed. An open connection with nothing special about it, as nearly all are, has no
+/// memory for either.
+pub(crate) struct Standing(Option<Box<Apart>>);
+
+struct Apart {
+    phase: Phase,
+    seldom: Seldom,
+}
 
 impl Standing {
-    pub(crate) fn new(phase: Phase) -> Standing {
-        match phase {
-            Phase::Open => Standing(None),
-            phase => Standing(Some(Box::new(phase))),
-        }
+    pub(crate) fn new(phase: Phase, config: &Config) -> Standing {
+        let mut standing = Standing(None);
+        standing.set(phase, config);
+        standing
     }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.0.is_none()
+        matches!(**self, Phase::Open)
     }
 
     /// The phase, to be changed from within, unless it is [`Phase::Open`].
     pub(crate) fn as_mut(&mut self) -> Option<&mut Phase> {
-        self.0.as_deref_mut()
+        let phase = self.0.as_mut().map(|apart| &mut apart.phase);
+        phase.filter(|phase| !matches!(phase, Phase::Open))
+    }
+
+    pub(crate) fn set(&mut self, phase: Phase, config: &Config) {
+        self.apart(config).phase = phase;
+        self.shrink(config);
     }
 
     /// Takes the phase out, for another to be put in.
     pub(crate) fn take(&mut self) -> Phase {
-        self.0.take().map_or(Phase::Open, |phase| *phase)
+        let apart = self.0.as_mut();
+        apart.map_or(Phase::Open, |apart| {
+            std::mem::replace(&mut apart.phase, Phase::Open)
+        })
+    }
+
+    pub(crate) fn seldom(&self) -> Option<&Seldom> {
+        self.0.as_ref().map(|apart| &apart.seldom)
+    }
+
+    pub(crate) fn seldom_mut(&mut self) -> Option<&mut Seldom> {
+        self.0.as_mut().map(|apart| &mut apart.seldom)
+    }
+
+    pub(crate) fn make_seldom(&mut self, config: &Config) -> &mut Seldom {
+        &mut self.apart(config).seldom
+    }
+
+    /// Frees the memory if nothing is special.
+    pub(crate) fn shrink(&mut self, config: &Config) {
+        let is_usual = |apart: &mut Box<Apart>| {
+            matches!(apart.phase, Phase::Open) && apart.seldom == Seldom::new(config)
+        };
+        self.0.take_if(is_usual);
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |_| size_of::<Apart>())
+    }
+
+    fn apart(&mut self, config: &Config) -> &mut Apart {
+        self.0.get_or_insert_with(|| {
+            Box::new(Apart {
+                phase: Phase::Open,
+                seldom: Seldom::new(config),
+            })
+        })
     }
 }
 
@@ -236,7 +284,7 @@ impl Deref for Standing {
 
     #[inline]
     fn deref(&self) -> &Phase {
-        self.0.as_deref().unwrap_or(&Phase::Open)
+        self.0.as_ref().map_or(&Phase::Open, |apart| &apart.phase)
     }
 }
 

@@ -125,7 +125,7 @@ impl Connection {
     fn receive_window(&self, index: usize) -> Option<&ReceiveWindow> {
         match index {
             APPLICATION => Some(&self.application.receive),
-            _ => self.seldom.as_ref().map(|seldom| &seldom.gossip.receive),
+            _ => self.phase.seldom().map(|seldom| &seldom.gossip.receive),
         }
     }
 
@@ -198,7 +198,8 @@ impl Connection {
             return;
         };
         let application = &mut self.application;
-        let mut gossip = self.seldom.as_mut().map(|seldom| &mut seldom.gossip.send);
+        let seldom = self.phase.seldom_mut();
+        let mut gossip = seldom.map(|seldom| &mut seldom.gossip.send);
         let [messages, rumours] = &mut active.queues;
         if active.passed_over >= PASSED_OVER_MAX {
             active.passed_over = 0;

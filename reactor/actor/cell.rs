@@ -221,7 +221,11 @@ pub(crate) struct Cell {
     pub(crate) actor: Option<ActorRef>,
     /// How many more messages of its own core may wait. Counted down from its bound, which needs no place here then.
     pub(crate) room: u32,
+    /// The least that `room` has been.
+    pub(crate) room_min: u32,
+    pub(crate) messages: u32,
     pub(crate) queued_bytes: u32,
+    // All above is what a message touches.
     pub(crate) parent: u32,
     pub(crate) first_child: u32,
     /// While the place is free: the next free one.
@@ -239,9 +243,6 @@ pub(crate) struct Cell {
     pub(crate) wake: Wake,
     /// Timers armed with a tag. A free place whose last tenant left some is not used again until they are gone.
     pub(crate) timers: u32,
-    pub(crate) messages: u32,
-    /// The least that `room` has been.
-    pub(crate) room_min: u32,
     pub(crate) busy_us: u32,
     pub(crate) extras: Option<Box<Extras>>,
 }
@@ -284,6 +285,8 @@ impl Cell {
             watches_interfaces: false,
             actor: None,
             room: 0,
+            room_min: 0,
+            messages: 0,
             queued_bytes: 0,
             parent: NONE,
             first_child: NONE,
@@ -295,8 +298,6 @@ impl Cell {
             wake_timer: NONE,
             wake: Wake::NEVER,
             timers: 0,
-            messages: 0,
-            room_min: 0,
             busy_us: 0,
             extras: None,
         }

@@ -234,6 +234,16 @@ impl Core {
         }
     }
 
+    /// The socket that an actor came by last.
+    pub(crate) fn first_socket_of(&self, id: ActorId) -> Option<SocketId> {
+        let index = self.cell(id)?.first_socket;
+        let state = self.sockets.get(index as usize)?;
+        Some(SocketId {
+            index,
+            generation: state.generation,
+        })
+    }
+
     /// Sockets of an actor, for statistics.
     pub(crate) fn count_sockets(&self, first: u32) -> u32 {
         let mut count = 0;

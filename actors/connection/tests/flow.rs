@@ -1,6 +1,6 @@
 //! Windows, classes, budgets and bulk streams.
 
-use super::super::state::{MessageStream, Seldom, Tally};
+use super::super::state::{MessageStream, Tally};
 use super::*;
 use mischief_reactor::ByteBudget;
 
@@ -348,9 +348,9 @@ fn bulk_streams_carry_bytes_in_order_side_by_side() {
     );
     // What stays is how many streams there have been.
     pair.run_for(Duration::from_secs(10));
-    let counts = size_of::<Seldom>();
-    assert_eq!(pair.dialler.connection.heap_bytes(), counts);
-    assert_eq!(pair.responder.connection.heap_bytes(), counts);
+    for connection in [&pair.dialler.connection, &pair.responder.connection] {
+        assert_eq!(connection.heap_bytes(), connection.phase.heap_bytes());
+    }
 }
 
 #[test]
@@ -496,7 +496,7 @@ fn a_connection_that_has_become_quiet_holds_nothing_beside_itself() {
     pair.run_for(Duration::from_secs(120));
     assert_eq!(idle(&pair), [0, 0]);
     let windows = |connection: &Connection| {
-        let seldom = connection.seldom.as_ref();
+        let seldom = connection.phase.seldom();
         (connection.application, seldom.map(|seldom| seldom.gossip))
     };
     let limits = pair.responder.connection.config.limits;
@@ -517,7 +517,7 @@ fn counts_go_beyond_32_bits() {
     let mut pair = Pair::open();
     let connection = &mut pair.dialler.connection;
     connection.count(Tally::MessagesIn, u64::from(u32::MAX) - 1);
-    assert!(connection.seldom.is_none());
+    assert!(connection.phase.seldom().is_none());
     connection.count(Tally::MessagesIn, 3);
     connection.count(Tally::MessagesOut, 5 << 32);
     assert_eq!(connection.tally(Tally::MessagesIn), (1 << 32) + 1);
