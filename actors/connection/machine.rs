@@ -389,6 +389,11 @@ impl Connection {
         })
     }
 
+    /// Bytes of application records that the peer takes now.
+    pub fn credit(&self) -> usize {
+        self.streams[APPLICATION].send.credit()
+    }
+
     /// Bytes received from the transport and handed out for it.
     pub fn bytes(&self) -> (u64, u64) {
         (self.bytes_in, self.bytes_out)
