@@ -521,7 +521,7 @@ impl ConnectionActor {
         let mut written = 0;
         while cx.unsent(socket) == 0 {
             scratch.clear();
-            let bytes_max = FLUSH_BYTES << self.flush_doublings;
+            let bytes_max = self.flush_bytes();
             if self.machine.poll_transmit(now, &mut scratch, bytes_max) == 0 {
                 break;
             }
@@ -544,6 +544,13 @@ impl ConnectionActor {
         }
         cx.give_scratch(scratch);
         self.mark_sent(cx);
+    }
+
+    /// Bytes to be sealed for the next write. While one half of what the peer takes is on its way there, the other is
+    /// sealed: all of it at once would have each side wait for the other.
+    fn flush_bytes(&self) -> usize {
+        let half = self.machine.credit() / 2;
+        half.clamp(FLUSH_BYTES, FLUSH_BYTES << self.flush_doublings)
     }
 
     /// Tells outside threads which of their messages have been handed to the socket.

@@ -371,6 +371,11 @@ impl Connection {
         })
     }
 
+    /// Bytes of application records that the peer takes now.
+    pub fn credit(&self) -> usize {
+        self.application.send.credit()
+    }
+
     /// The largest message body that the peer takes.
     pub fn peer_message_max(&self) -> u32 {
         self.peer_limits().message_max

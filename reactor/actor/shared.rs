@@ -58,7 +58,7 @@ impl Default for Limits {
             asks_max: 1 << 16,
             actors_max: ActorId::PER_CORE_MAX as usize,
             turn_messages: 4096,
-            read_budget: 256 << 10,
+            read_budget: 128 << 10,
             accept_budget: 64,
             unsent_max: 1 << 20,
             memory_max: 256 << 20,
