@@ -146,7 +146,7 @@ pub struct FirewallOptions {
     pub udp: bool,
     /// How long the way back stays open after a datagram. 2 minutes (RFC 6092 §3.2.3, REC-14).
     pub udp_timeout: Duration,
-    /// How long an idle TCP connection is kept. 2 hours 4 minutes (RFC 6092 §3.3.3, REC-35).
+    /// How long an idle TCP connection is kept. 2 hours 4 minutes (RFC 6092 §3.3.1, REC-35).
     pub tcp_established_timeout: Duration,
     /// How long a TCP connection is kept while it is being opened, or since it was closed. 4 minutes (the same).
     pub tcp_transitory_timeout: Duration,
@@ -179,7 +179,7 @@ impl From<FirewallOptions> for NatOptions {
             hairpin: false,
             udp: options.udp,
             udp_timeout: options.udp_timeout,
-            // RFC 6092 §3.2.3, REC-14: packets in either direction keep it.
+            // RFC 6092 §3.2.3 allows packets in either direction to keep it.
             refresh_inbound: true,
             tcp_established_timeout: options.tcp_established_timeout,
             tcp_transitory_timeout: options.tcp_transitory_timeout,

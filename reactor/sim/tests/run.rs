@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::actor::Turn;
-use crate::sim::{LinkOptions, Prng, StepError, Steppable, step_until};
+use crate::sim::{Bandwidth, LinkOptions, Prng, StepError, Steppable, step_until};
 use crate::time::Instant;
 
 /// A core made of a closure.
@@ -412,7 +412,15 @@ fn random_calls(seed: u64) {
     use crate::random::Random;
     let mut pair = Pair::new(seed);
     let mut prng = Prng::new(seed ^ 0xfeed);
-    let loss = [0.0, 0.05, 0.2][prng.below(3) as usize];
+    let mut one_of = |chances: [f64; 3]| chances[prng.below(3) as usize];
+    let link = LinkOptions {
+        loss: one_of([0.0, 0.05, 0.2]),
+        duplicate: one_of([0.0, 0.05, 0.2]),
+        reorder: one_of([0.0, 0.05, 0.2]),
+        mtu: one_of([60.0, 300.0, 1500.0]) as u32,
+        bandwidth: Some(Bandwidth::new(one_of([50_000.0, 1e6, 1e9]) as u64)),
+        ..LinkOptions::default()
+    };
     pair.left.set_tcp_buffers(
         100 + prng.below(3000) as usize,
         1 + prng.below(3000) as usize,
@@ -421,11 +429,10 @@ fn random_calls(seed: u64) {
         100 + prng.below(3000) as usize,
         1 + prng.below(3000) as usize,
     );
+    pair.world
+        .set_default_link(LinkOptions { loss: 0.0, ..link });
     let (dialled, accepted) = pair.connected();
-    pair.world.set_default_link(LinkOptions {
-        loss,
-        ..LinkOptions::default()
-    });
+    pair.world.set_default_link(link);
     let bytes = pattern(10_000);
     let (mut written, mut read, mut is_shut, mut is_over) = (0, 0, false, false);
     let mut buffer = [0; 2000];
