@@ -133,7 +133,6 @@ impl CipherState {
     }
 
     /// Frames sealed or opened since the beginning.
-    #[cfg(test)]
     pub(crate) fn count(&self) -> u64 {
         self.n
     }

@@ -1,11 +1,15 @@
 //! What a connection consists of, besides its ciphers and windows.
 
+use std::ops::Deref;
+
 use mischief_reactor::Instant;
 
 use super::bulk::BulkStreams;
+use super::config::{Config, MESSAGE_MAX_TRUSTED};
 use super::error::{CloseCode, Error};
 use super::frame::Partial;
 use super::handshake::{Authenticated, Handshake};
+use super::machine::Connection;
 use super::queue::RecordQueue;
 use super::reassembly::Reassembly;
 use super::stream::{ReceiveWindow, SendWindow, StreamId};
@@ -44,19 +48,141 @@ impl Due {
     }
 }
 
+/// What is counted over the life of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Bytes received from the transport.
+    BytesIn = 0,
+    /// Bytes handed out for the transport.
+    BytesOut,
+    /// Application messages received.
+    MessagesIn,
+    /// Application messages sent.
+    MessagesOut,
+}
+
+impl Tally {
+    pub(crate) const COUNT: usize = 4;
+}
+
 /// What the peer allows us.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PeerLimits {
     pub(crate) message_max: u32,
     pub(crate) window: u32,
     pub(crate) bulk_streams_max: u16,
 }
 
+impl PeerLimits {
+    /// What a peer with the same configuration allows.
+    pub(crate) fn like(config: &Config) -> PeerLimits {
+        PeerLimits {
+            message_max: config.limits.message_max.min(MESSAGE_MAX_TRUSTED),
+            window: config.limits.window,
+            bulk_streams_max: config.limits.bulk_streams_max,
+        }
+    }
+}
+
 /// Both windows of a stream of messages.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MessageStream {
     pub(crate) send: SendWindow,
     pub(crate) receive: ReceiveWindow,
+}
+
+impl MessageStream {
+    /// A stream on which nothing has been sent, whose windows are those of the peer and ours.
+    pub(crate) fn new(peer: u32, own: u32) -> MessageStream {
+        MessageStream {
+            send: SendWindow::new(peer),
+            receive: ReceiveWindow::new(own),
+        }
+    }
+}
+
+/// What most connections have as nearly all others have it: none of this is allocated as long as it is as
+/// [`Seldom::new`] makes it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Seldom {
+    pub(crate) gossip: MessageStream,
+    /// Bytes granted beyond the window for the sake of a large message, for each stream of messages.
+    pub(crate) overdrafts: [u32; 2],
+    pub(crate) peer: PeerLimits,
+    /// The largest body that is taken from the peer.
+    pub(crate) message_max: u32,
+    pub(crate) bulk_opened: u32,
+    pub(crate) bulk_seen: u32,
+    /// The token of the PONG that is due; afterwards 0.
+    pub(crate) pong: u32,
+    /// The upper halves of `Connection::tally`.
+    pub(crate) tally_high: [u32; Tally::COUNT],
+}
+
+impl Seldom {
+    pub(crate) fn new(config: &Config) -> Seldom {
+        let peer = PeerLimits::like(config);
+        Seldom {
+            gossip: MessageStream::new(peer.window, config.limits.window),
+            overdrafts: [0; 2],
+            peer,
+            message_max: peer.message_max,
+            bulk_opened: 0,
+            bulk_seen: 0,
+            pong: 0,
+            tally_high: [0; Tally::COUNT],
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn seldom(&mut self) -> &mut Seldom {
+        let config = &self.config;
+        self.seldom
+            .get_or_insert_with(|| Box::new(Seldom::new(config)))
+    }
+
+    /// Frees what is as everywhere else again.
+    pub(crate) fn forget_seldom(&mut self) {
+        let usual = Seldom::new(&self.config);
+        self.seldom.take_if(|seldom| **seldom == usual);
+    }
+
+    #[inline]
+    pub(crate) fn stream(&mut self, index: usize) -> &mut MessageStream {
+        if index == APPLICATION {
+            &mut self.application
+        } else {
+            &mut self.seldom().gossip
+        }
+    }
+
+    pub(crate) fn overdraft(&self, index: usize) -> u32 {
+        let seldom = self.seldom.as_ref();
+        seldom.map_or(0, |seldom| seldom.overdrafts[index])
+    }
+
+    /// The largest body that is taken from the peer.
+    pub(crate) fn message_max(&self) -> u32 {
+        let usual = self.config.limits.message_max.min(MESSAGE_MAX_TRUSTED);
+        let seldom = self.seldom.as_ref();
+        seldom.map_or(usual, |seldom| seldom.message_max)
+    }
+
+    /// What the peer allows us.
+    #[inline]
+    pub(crate) fn peer_limits(&self) -> PeerLimits {
+        match &self.seldom {
+            Some(seldom) => seldom.peer,
+            None => PeerLimits::like(&self.config),
+        }
+    }
+
+    /// Bulk streams opened by us and by the peer.
+    pub(crate) fn bulk_counts(&self) -> (u32, u32) {
+        let seldom = self.seldom.as_ref();
+        seldom.map_or((0, 0), |seldom| (seldom.bulk_opened, seldom.bulk_seen))
+    }
 }
 
 pub(crate) const APPLICATION: usize = 0;
@@ -76,6 +202,42 @@ pub(crate) enum Phase {
     /// The last words are handed out; the peer's end is awaited.
     Lingering(Box<End>),
     Over(Box<End>),
+}
+
+/// The phase. An open connection, as nearly all are, has no memory for it.
+pub(crate) struct Standing(Option<Box<Phase>>);
+
+impl Standing {
+    pub(crate) fn new(phase: Phase) -> Standing {
+        match phase {
+            Phase::Open => Standing(None),
+            phase => Standing(Some(Box::new(phase))),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The phase, to be changed from within, unless it is [`Phase::Open`].
+    pub(crate) fn as_mut(&mut self) -> Option<&mut Phase> {
+        self.0.as_deref_mut()
+    }
+
+    /// Takes the phase out, for another to be put in.
+    pub(crate) fn take(&mut self) -> Phase {
+        self.0.take().map_or(Phase::Open, |phase| *phase)
+    }
+}
+
+impl Deref for Standing {
+    type Target = Phase;
+
+    #[inline]
+    fn deref(&self) -> &Phase {
+        self.0.as_deref().unwrap_or(&Phase::Open)
+    }
 }
 
 pub(crate) struct Handshaking {

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::arena::Key;
-use super::network::{Body, Loss, Packet, UdpBody};
 use super::node::{
     CoreId, LOOPBACK_INTERFACE, MachineId, NETWORK_INTERFACE, Node, accepts, canonical, loopback,
     overlaps, port_in_use, scoped,
 };
+use super::packet::{Body, HOPS, Loss, Packet, UdpBody, Unreachable};
 use super::queue::Event;
 use super::state::{Handle, State};
 use super::stream::choose;
@@ -27,8 +27,6 @@ const PAYLOAD_MAX_V4: usize = 65_507;
 const PAYLOAD_MAX_V6: usize = 65_527;
 /// Groups that a socket may join (Linux's default of `net.ipv4.igmp_max_memberships`).
 const MEMBERSHIPS_MAX: usize = 20;
-/// Hop limit of unicast packets.
-const HOPS: u8 = 64;
 /// Datagrams that one receive hands over.
 const RECEIVE_BATCH: usize = 32;
 /// How long a socket that refused a datagram takes none.
@@ -383,17 +381,17 @@ impl State {
         let body = UdpBody {
             data: data.to_vec(),
             interface,
-            ttl,
-            ecn,
         };
         if !is_multicast && !is_broadcast(target.ip()) {
-            return self.route(from, source, target, Body::Udp(body));
+            return self.route(from, source, target, ecn, Body::Udp(body));
         }
+        let realm = self.network.realm_of(from);
         let receivers = if is_multicast {
-            self.network.members(target.ip())
+            self.network.members(realm, target.ip())
         } else {
-            self.network.broadcast_domain().into_iter().collect()
+            self.network.broadcast_domain(realm).into_iter().collect()
         };
+        let number = self.next_number();
         let stays = ttl == 0 || interface == LOOPBACK_INTERFACE || has_machine_scope(target.ip());
         for to in receivers {
             let is_wanted = if to == from {
@@ -406,8 +404,14 @@ impl State {
                 self.transmit(Packet {
                     from,
                     to,
+                    origin: from,
+                    realm,
                     source,
                     target,
+                    ttl,
+                    ecn,
+                    number,
+                    is_shaped: false,
                     body,
                 });
             }
@@ -419,7 +423,8 @@ impl State {
     pub(super) fn deliver_datagram(&mut self, packet: Packet) {
         let keys = self.receivers(&packet);
         if keys.is_empty() {
-            return self.lose(&packet, Loss::NoSocket);
+            self.lose(&packet, Loss::NoSocket);
+            return self.send_error(packet.to, &packet, Unreachable::Port);
         }
         for key in keys {
             self.deliver_to(key, &packet);
@@ -485,8 +490,8 @@ impl State {
             } else {
                 body.interface
             },
-            ttl: body.ttl,
-            ecn: body.ecn,
+            ttl: packet.ttl,
+            ecn: packet.ecn,
             data: body.data.clone(),
         });
         let (core, id) = (socket.core, socket.socket);

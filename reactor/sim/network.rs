@@ -1,209 +1,241 @@
-//! What lies between the nodes: who has which address, and what a link does to a packet.
+//! What lies between the machines: who has which address in which realm, and the links.
 //!
-//! Every packet goes through [`Network::plan`] once per link it takes.
+//! A realm is a set of machines that reach each other by their addresses: the public network, or what is behind a
+//! router. Every packet goes through [`Network::plan`] once per link that it takes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
+use std::ops::Range;
 
+use super::link::{self, Bandwidth, Bottleneck, DownTimes, Flow, LinkLoss, LinkOptions, Plan};
+use super::map::FastMap;
 use super::node::MachineId;
-use super::prng::Prng;
-use super::segment::Segment;
-use crate::io::driver::Ecn;
+use super::packet::{Loss, Packet};
+use super::prng::{Prng, mix};
+use super::router::Router;
 use crate::time::Instant;
 
-/// Bytes of an IPv4 and a UDP header.
-const HEADERS_V4: usize = 28;
-/// Bytes of an IPv6 and a UDP header.
-const HEADERS_V6: usize = 48;
 /// Below this many links in memory of recent packets, old ones are not looked for.
 const FLOWS_KEPT: usize = 4096;
 
-/// What a link does to the packets that cross it, in each direction.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LinkOptions {
-    /// The least time from one end to the other.
-    pub delay: Duration,
-    /// The most that is added to `delay`, drawn evenly for each packet. Packets keep their order all the same.
-    pub jitter: Duration,
-    /// Probability that a packet is lost. A TCP segment is then sent again after a time-out.
-    pub loss: f64,
-    /// Probability that a datagram arrives a second time.
-    pub duplicate: f64,
-    /// Probability that a datagram is held up, so that later ones overtake it.
-    pub reorder: f64,
-    /// The most by which a datagram is held up when it is.
-    pub reorder_delay: Duration,
-    /// The largest IP packet in bytes. A larger datagram vanishes without a word, as behind a router that fragments
-    /// nothing. TCP is not concerned: it knows how to cut.
-    pub mtu: u32,
+/// A set of machines that reach each other by their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Realm(pub(super) u32);
+
+/// The realm that is behind no router.
+pub(super) const PUBLIC: Realm = Realm(0);
+
+#[derive(Default)]
+struct RealmTable {
+    /// Who has which address. Loopback addresses are not here: every machine has them. Addresses behind a router that
+    /// does not translate them belong to the router here.
+    addresses: FastMap<IpAddr, MachineId>,
+    /// The router that leads out.
+    gateway: Option<MachineId>,
+    /// How many sockets of which machine have joined which multicast group.
+    groups: BTreeMap<IpAddr, BTreeMap<MachineId, u32>>,
 }
 
-impl Default for LinkOptions {
-    /// A quiet local network: 1 to 1.5 ms, nothing lost, 1,500 bytes.
-    fn default() -> LinkOptions {
-        LinkOptions {
-            delay: Duration::from_millis(1),
-            jitter: Duration::from_micros(500),
-            loss: 0.0,
-            duplicate: 0.0,
-            reorder: 0.0,
-            reorder_delay: Duration::from_millis(10),
-            mtu: 1500,
-        }
-    }
+/// Where a machine stands.
+struct Site {
+    name: Option<Box<str>>,
+    realm: Realm,
+    /// Which router it is, if it is one.
+    router: Option<u32>,
+    /// Machines on different sides of a split reach each other no more; 0 is no side.
+    side: u32,
+    /// Its own bottleneck towards the network, and from there.
+    up: Option<(Bandwidth, Bottleneck)>,
+    down: Option<(Bandwidth, Bottleneck)>,
 }
 
-impl LinkOptions {
-    /// The link of a node with itself: 10 to 20 µs, nothing lost, whatever size.
-    pub fn loopback() -> LinkOptions {
-        LinkOptions {
-            delay: Duration::from_micros(10),
-            jitter: Duration::from_micros(10),
-            mtu: u32::MAX,
-            ..LinkOptions::default()
-        }
-    }
+/// Both machines of a link's direction, as one key.
+fn direction(from: MachineId, to: MachineId) -> u64 {
+    u64::from(from.0) << 32 | u64::from(to.0)
 }
 
-/// A packet on its way between two nodes.
-pub(super) struct Packet {
-    pub(super) from: MachineId,
-    pub(super) to: MachineId,
-    pub(super) source: SocketAddr,
-    pub(super) target: SocketAddr,
-    pub(super) body: Body,
-}
-
-pub(super) enum Body {
-    Tcp(Segment),
-    Udp(UdpBody),
-}
-
-#[derive(Clone)]
-pub(super) struct UdpBody {
-    pub(super) data: Vec<u8>,
-    /// The interface that it leaves by; the receiver has one of the same index.
-    pub(super) interface: u32,
-    pub(super) ttl: u8,
-    pub(super) ecn: Ecn,
-}
-
-impl Packet {
-    /// Bytes of the IP packet that a datagram makes; 0 for TCP, which fits by itself.
-    fn size_on_link(&self) -> usize {
-        match &self.body {
-            Body::Tcp(_) => 0,
-            Body::Udp(body) => {
-                let headers = if self.target.is_ipv4() {
-                    HEADERS_V4
-                } else {
-                    HEADERS_V6
-                };
-                body.data.len() + headers
-            }
-        }
-    }
-
-    /// A short text for a readable trace.
-    pub(super) fn describe(&self) -> String {
-        let text = match &self.body {
-            Body::Tcp(segment) => segment.describe(),
-            Body::Udp(body) => format!("UDP {} bytes", body.data.len()),
-        };
-        format!("{} > {} {text}", self.source, self.target)
-    }
-
-    fn is_udp(&self) -> bool {
-        matches!(self.body, Body::Udp(_))
-    }
-}
-
-/// Why a packet was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// No node has the address.
-    NoRoute,
-    /// The two nodes are cut off from each other.
-    Partition,
-    /// Larger than the link's MTU.
-    TooLarge,
-    /// By the link's probability.
-    Chance,
-    /// The receiving socket's buffer is full.
-    ReceiverFull,
-    /// The receiving node has no socket for a datagram, or no such address any more.
-    NoSocket,
-    /// The listener's queue is full.
-    BacklogFull,
-    /// The receiving machine is off or asleep.
-    Asleep,
-}
-
-/// When a packet arrives: once, or twice if it is duplicated.
-pub(super) struct Plan {
-    pub(super) at: Instant,
-    pub(super) again_at: Option<Instant>,
+/// The key of a link whatever the direction.
+fn both_ways(a: MachineId, b: MachineId) -> u64 {
+    direction(a.min(b), a.max(b))
 }
 
 pub(super) struct Network {
-    /// Who has which address. Loopback addresses are not here: every node has them.
-    addresses: BTreeMap<IpAddr, MachineId>,
-    /// How many sockets of which node have joined which multicast group.
-    groups: BTreeMap<IpAddr, BTreeMap<MachineId, u32>>,
+    seed: u64,
+    realms: Vec<RealmTable>,
+    sites: Vec<Site>,
+    pub(super) routers: Vec<Router>,
     link_default: LinkOptions,
     loopback_default: LinkOptions,
     /// Links that differ from the default, by direction.
-    links: BTreeMap<(MachineId, MachineId), LinkOptions>,
+    links: FastMap<u64, Box<LinkOptions>>,
     /// Directions that let nothing through.
-    cut: BTreeSet<(MachineId, MachineId)>,
-    /// When the last packet of a direction arrives: the next one does not overtake it.
-    flows: BTreeMap<(MachineId, MachineId), Instant>,
+    cut: BTreeSet<u64>,
+    /// How many sides there are.
+    sides: u32,
+    /// Links that have a schedule of down times or have flapped.
+    down_times: FastMap<u64, DownTimes>,
+    /// Whether a link may be down at all, so that most worlds need not look.
+    may_be_down: bool,
+    flows: FastMap<u64, Flow>,
     flows_kept: usize,
 }
 
 impl Network {
-    pub(super) fn new() -> Network {
+    pub(super) fn new(seed: u64) -> Network {
         Network {
-            addresses: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            seed,
+            realms: vec![RealmTable::default()],
+            sites: Vec::new(),
+            routers: Vec::new(),
             link_default: LinkOptions::default(),
             loopback_default: LinkOptions::loopback(),
-            links: BTreeMap::new(),
+            links: FastMap::default(),
             cut: BTreeSet::new(),
-            flows: BTreeMap::new(),
+            sides: 0,
+            down_times: FastMap::default(),
+            may_be_down: false,
+            flows: FastMap::default(),
             flows_kept: FLOWS_KEPT,
         }
     }
 
-    /// Gives a node an address. `false` if another node has it.
+    // Places.
+
+    /// Takes note of a new machine: the next one, in the public realm.
+    pub(super) fn add_site(&mut self) {
+        self.sites.push(Site {
+            name: None,
+            realm: PUBLIC,
+            router: None,
+            side: 0,
+            up: None,
+            down: None,
+        });
+    }
+
+    fn site(&self, node: MachineId) -> &Site {
+        &self.sites[node.0 as usize]
+    }
+
+    fn site_mut(&mut self, node: MachineId) -> &mut Site {
+        &mut self.sites[node.0 as usize]
+    }
+
+    pub(super) fn realm_of(&self, node: MachineId) -> Realm {
+        self.site(node).realm
+    }
+
+    /// Puts a machine without addresses into a realm.
+    pub(super) fn set_realm(&mut self, node: MachineId, realm: Realm) {
+        self.site_mut(node).realm = realm;
+    }
+
+    /// Gives a machine a name for traces.
+    pub(super) fn set_name(&mut self, node: MachineId, name: &str) {
+        self.site_mut(node).name = Some(name.into());
+    }
+
+    /// What a machine is called in traces.
+    pub(super) fn name_of(&self, node: MachineId) -> String {
+        match &self.site(node).name {
+            Some(name) => name.to_string(),
+            None => format!("node {}", node.0),
+        }
+    }
+
+    pub(super) fn router_of(&self, node: MachineId) -> Option<u32> {
+        self.site(node).router
+    }
+
+    /// Makes a machine the router between its realm and a new one.
+    pub(super) fn add_router(&mut self, node: MachineId, make: impl FnOnce(Realm) -> Router) {
+        let inner = Realm(u32::try_from(self.realms.len()).expect("fewer than 2^32 realms"));
+        self.realms.push(RealmTable {
+            gateway: Some(node),
+            ..RealmTable::default()
+        });
+        let index = u32::try_from(self.routers.len()).expect("fewer than 2^32 routers");
+        self.routers.push(make(inner));
+        self.site_mut(node).router = Some(index);
+    }
+
+    /// Gives a machine an address in its realm, and in those further out if the routers on the way do not translate it.
+    /// `false` if another machine has it.
     pub(super) fn claim(&mut self, addr: IpAddr, node: MachineId) -> bool {
-        *self.addresses.entry(addr).or_insert(node) == node
+        let way = self.way_out(addr, node);
+        let is_free = way.iter().all(|(realm, owner)| {
+            let table = &self.realms[realm.0 as usize];
+            table
+                .addresses
+                .get(&addr)
+                .is_none_or(|other| other == owner)
+        });
+        if is_free {
+            for (realm, owner) in way {
+                let table = &mut self.realms[realm.0 as usize];
+                table.addresses.insert(addr, owner);
+            }
+        }
+        is_free
     }
 
-    pub(super) fn release(&mut self, addr: IpAddr) {
-        self.addresses.remove(&addr);
+    pub(super) fn release(&mut self, addr: IpAddr, node: MachineId) {
+        for (realm, owner) in self.way_out(addr, node) {
+            let addresses = &mut self.realms[realm.0 as usize].addresses;
+            if addresses.get(&addr) == Some(&owner) {
+                addresses.remove(&addr);
+            }
+        }
     }
 
-    /// The node that a unicast packet from `from` goes to.
-    pub(super) fn locate(&self, from: MachineId, target: IpAddr) -> Option<MachineId> {
+    /// The realms in which an address of a machine is known, with who receives packets to it there.
+    fn way_out(&self, addr: IpAddr, node: MachineId) -> Vec<(Realm, MachineId)> {
+        let mut owner = node;
+        let mut way = Vec::new();
+        loop {
+            let realm = self.realm_of(owner);
+            way.push((realm, owner));
+            let Some(gateway) = self.realms[realm.0 as usize].gateway else {
+                return way;
+            };
+            let index = self.router_of(gateway).expect("a gateway is a router");
+            // Link-local addresses mean something on their link only.
+            if self.routers[index as usize].translates(addr) || super::node::is_link_local(addr) {
+                return way;
+            }
+            owner = gateway;
+        }
+    }
+
+    /// The machine that a unicast packet from `from` goes to next, within a realm.
+    pub(super) fn locate(
+        &self,
+        from: MachineId,
+        realm: Realm,
+        target: IpAddr,
+    ) -> Option<MachineId> {
         if target.is_loopback() {
             return Some(from);
         }
-        self.addresses.get(&target).copied()
+        let table = &self.realms[realm.0 as usize];
+        let owner = table.addresses.get(&target).copied();
+        owner.or(table
+            .gateway
+            .filter(|gateway| *gateway != from && !super::node::is_link_local(target)))
     }
 
+    // Groups.
+
     pub(super) fn join(&mut self, group: IpAddr, node: MachineId) {
-        *self
-            .groups
-            .entry(group)
-            .or_default()
-            .entry(node)
-            .or_default() += 1;
+        let realm = self.realm_of(node);
+        let groups = &mut self.realms[realm.0 as usize].groups;
+        *groups.entry(group).or_default().entry(node).or_default() += 1;
     }
 
     pub(super) fn leave(&mut self, group: IpAddr, node: MachineId) {
-        let Some(members) = self.groups.get_mut(&group) else {
+        let realm = self.realm_of(node);
+        let groups = &mut self.realms[realm.0 as usize].groups;
+        let Some(members) = groups.get_mut(&group) else {
             return;
         };
         if let Some(count) = members.get_mut(&node) {
@@ -213,109 +245,228 @@ impl Network {
             }
         }
         if members.is_empty() {
-            self.groups.remove(&group);
+            groups.remove(&group);
         }
     }
 
-    /// The nodes that have joined a group, in order.
-    pub(super) fn members(&self, group: IpAddr) -> Vec<MachineId> {
-        self.groups
+    /// Forgets and returns the groups that a machine has joined, with how often: it leaves for another realm.
+    pub(super) fn leave_all(&mut self, node: MachineId) -> Vec<(IpAddr, u32)> {
+        let realm = self.realm_of(node);
+        let groups = &mut self.realms[realm.0 as usize].groups;
+        let mut left = Vec::new();
+        for (group, members) in groups.iter_mut() {
+            left.extend(members.remove(&node).map(|count| (*group, count)));
+        }
+        groups.retain(|_, members| !members.is_empty());
+        left
+    }
+
+    pub(super) fn join_all(&mut self, node: MachineId, joined: Vec<(IpAddr, u32)>) {
+        let realm = self.realm_of(node);
+        let groups = &mut self.realms[realm.0 as usize].groups;
+        for (group, count) in joined {
+            *groups.entry(group).or_default().entry(node).or_default() += count;
+        }
+    }
+
+    /// The machines of a realm that have joined a group, in order.
+    pub(super) fn members(&self, realm: Realm, group: IpAddr) -> Vec<MachineId> {
+        let groups = &self.realms[realm.0 as usize].groups;
+        groups
             .get(&group)
             .map(|members| members.keys().copied().collect())
             .unwrap_or_default()
     }
 
-    /// The nodes that have an IPv4 address, in order: whom a broadcast reaches.
-    pub(super) fn broadcast_domain(&self) -> BTreeSet<MachineId> {
-        let v4 = self.addresses.iter().filter(|(addr, _)| addr.is_ipv4());
+    /// The machines of a realm that have an IPv4 address, in order: whom a broadcast reaches.
+    pub(super) fn broadcast_domain(&self, realm: Realm) -> BTreeSet<MachineId> {
+        let addresses = &self.realms[realm.0 as usize].addresses;
+        let v4 = addresses.iter().filter(|(addr, _)| addr.is_ipv4());
         v4.map(|(_, node)| *node).collect()
     }
 
+    // Links.
+
     pub(super) fn set_default(&mut self, options: LinkOptions) {
+        self.may_be_down |= options.flaps.is_some();
         self.link_default = options;
     }
 
     pub(super) fn set_loopback(&mut self, options: LinkOptions) {
+        self.may_be_down |= options.flaps.is_some();
         self.loopback_default = options;
     }
 
     pub(super) fn set_link(&mut self, from: MachineId, to: MachineId, options: LinkOptions) {
-        self.links.insert((from, to), options);
+        self.may_be_down |= options.flaps.is_some();
+        self.links.insert(direction(from, to), Box::new(options));
+    }
+
+    pub(super) fn set_bandwidth(
+        &mut self,
+        node: MachineId,
+        up: Option<Bandwidth>,
+        down: Option<Bandwidth>,
+    ) {
+        let site = self.site_mut(node);
+        site.up = up.map(|bandwidth| (bandwidth, Bottleneck::default()));
+        site.down = down.map(|bandwidth| (bandwidth, Bottleneck::default()));
+    }
+
+    pub(super) fn set_down_times(
+        &mut self,
+        a: MachineId,
+        b: MachineId,
+        schedule: Vec<Range<Instant>>,
+    ) {
+        self.may_be_down = true;
+        let times = self.down_times.entry(both_ways(a, b));
+        times.or_insert_with(DownTimes::new).set_schedule(schedule);
     }
 
     pub(super) fn set_cut(&mut self, from: MachineId, to: MachineId, is_cut: bool) {
         if is_cut {
-            self.cut.insert((from, to));
+            self.cut.insert(direction(from, to));
         } else {
-            self.cut.remove(&(from, to));
+            self.cut.remove(&direction(from, to));
+        }
+    }
+
+    /// Splits machines into sides; those in none reach everybody.
+    pub(super) fn split(&mut self, sides: &[Vec<MachineId>]) {
+        self.unsplit();
+        for side in sides {
+            self.sides += 1;
+            for node in side {
+                self.site_mut(*node).side = self.sides;
+            }
+        }
+    }
+
+    pub(super) fn unsplit(&mut self) {
+        if std::mem::take(&mut self.sides) > 0 {
+            for site in &mut self.sites {
+                site.side = 0;
+            }
         }
     }
 
     pub(super) fn heal_all(&mut self) {
         self.cut.clear();
+        self.unsplit();
     }
 
     pub(super) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
-        self.cut.contains(&(from, to))
+        if !self.cut.is_empty() && self.cut.contains(&direction(from, to)) {
+            return true;
+        }
+        if self.sides == 0 {
+            return false;
+        }
+        let sides = [self.site(from).side, self.site(to).side];
+        sides[0] != sides[1] && !sides.contains(&0)
+    }
+
+    pub(super) fn is_down(&mut self, from: MachineId, to: MachineId, now: Instant) -> bool {
+        if !self.may_be_down {
+            return false;
+        }
+        let flaps = self.options(from, to).flaps;
+        let key = both_ways(from, to);
+        if flaps.is_none() && !self.down_times.contains_key(&key) {
+            return false;
+        }
+        let seed = self.seed;
+        let times = self.down_times.entry(key).or_insert_with(DownTimes::new);
+        times.is_down(flaps, now, || Prng::for_purpose(mix(&[seed, key]), 0))
+    }
+
+    /// The largest packet that the link takes.
+    pub(super) fn mtu(&self, from: MachineId, to: MachineId) -> u32 {
+        self.options(from, to).mtu
     }
 
     /// Decides what the link from `packet.from` to `packet.to` does to a packet.
     pub(super) fn plan(
         &mut self,
         packet: &Packet,
+        size: usize,
         now: Instant,
         prng: &mut Prng,
     ) -> Result<Plan, Loss> {
-        let direction = (packet.from, packet.to);
-        if self.cut.contains(&direction) {
+        let (from, to) = (packet.from, packet.to);
+        if self.is_cut(from, to) {
             return Err(Loss::Partition);
         }
-        let options = self.options(direction);
-        if packet.size_on_link() > options.mtu as usize {
+        if self.is_down(from, to, now) {
+            return Err(Loss::LinkDown);
+        }
+        if size > self.options(from, to).mtu as usize {
             return Err(Loss::TooLarge);
         }
-        if prng.chance(options.loss) {
-            return Err(Loss::Chance);
-        }
-        let mut at = now + options.delay + prng.up_to(options.jitter);
-        let mut again_at = None;
-        if packet.is_udp() && prng.chance(options.duplicate) {
-            again_at = Some(at + prng.up_to(options.reorder_delay));
-        }
-        if packet.is_udp() && prng.chance(options.reorder) {
-            // Off the queue: what follows does not wait for it.
-            at += prng.up_to(options.reorder_delay);
+        let start = self.pass_up(from, to, size, now).ok_or(Loss::QueueFull)?;
+        let key = direction(from, to);
+        let own = if self.links.is_empty() {
+            None
         } else {
-            at = self.queue_behind(direction, at, now);
-        }
-        Ok(Plan { at, again_at })
-    }
-
-    fn options(&self, direction: (MachineId, MachineId)) -> LinkOptions {
-        if let Some(options) = self.links.get(&direction) {
-            return *options;
-        }
-        if direction.0 == direction.1 {
-            self.loopback_default
-        } else {
-            self.link_default
-        }
-    }
-
-    fn queue_behind(
-        &mut self,
-        direction: (MachineId, MachineId),
-        at: Instant,
-        now: Instant,
-    ) -> Instant {
-        let last = self.flows.entry(direction).or_insert(at);
-        *last = at.max(*last);
-        let at = *last;
+            self.links.get(&key)
+        };
+        let options = match own {
+            Some(options) => options,
+            None if from == to => &self.loopback_default,
+            None => &self.link_default,
+        };
+        let flows = &mut self.flows;
+        let planned = link::plan(options, || flows.entry(key).or_default(), size, start, prng);
         if self.flows.len() > self.flows_kept {
             // A packet that has arrived holds up nobody, so most pairs that ever spoke can be forgotten.
-            self.flows.retain(|_, last| *last > now);
+            self.flows.retain(|_, flow| !flow.is_idle(now));
             self.flows_kept = FLOWS_KEPT.max(self.flows.len() * 2);
         }
-        at
+        planned.map_err(|loss| match loss {
+            LinkLoss::Chance => Loss::Chance,
+            LinkLoss::Burst => Loss::Burst,
+            LinkLoss::QueueFull => Loss::QueueFull,
+        })
+    }
+
+    /// When a packet has passed its sender's own bottleneck.
+    fn pass_up(
+        &mut self,
+        from: MachineId,
+        to: MachineId,
+        size: usize,
+        now: Instant,
+    ) -> Option<Instant> {
+        match &mut self.site_mut(from).up {
+            Some((bandwidth, bottleneck)) if from != to => bottleneck.admit(*bandwidth, size, now),
+            _ => Some(now),
+        }
+    }
+
+    /// When a packet has passed its receiver's own bottleneck; nothing if there is none on its way.
+    pub(super) fn pass_down(
+        &mut self,
+        packet: &Packet,
+        now: Instant,
+    ) -> Option<Result<Instant, Loss>> {
+        if packet.from == packet.to || packet.is_shaped {
+            return None;
+        }
+        let (bandwidth, bottleneck) = self.site_mut(packet.to).down.as_mut()?;
+        let passed = bottleneck.admit(*bandwidth, packet.size(), now);
+        Some(passed.ok_or(Loss::QueueFull))
+    }
+
+    fn options(&self, from: MachineId, to: MachineId) -> &LinkOptions {
+        if !self.links.is_empty()
+            && let Some(options) = self.links.get(&direction(from, to))
+        {
+            options
+        } else if from == to {
+            &self.loopback_default
+        } else {
+            &self.link_default
+        }
     }
 }

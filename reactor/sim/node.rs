@@ -128,12 +128,12 @@ impl Node {
         if self.addrs.contains(&target) {
             return Ok(target);
         }
-        let is_link_local = is_link_local(target);
+        let is_near = is_link_local(target) || target.is_multicast();
         let fitting = self
             .addrs
             .iter()
             .filter(|addr| addr.is_ipv4() == target.is_ipv4());
-        let best = fitting.min_by_key(|addr| is_link_local_ip(**addr) != is_link_local);
+        let best = fitting.min_by_key(|addr| is_link_local(**addr) != is_near);
         best.copied()
             .ok_or_else(|| io::ErrorKind::NetworkUnreachable.into())
     }
@@ -225,11 +225,7 @@ pub(super) fn wall_nanos(since_start: Instant, skew: i64) -> u64 {
     (EPOCH + since_start.as_nanos()).saturating_add_signed(skew)
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
-    is_link_local_ip(ip) || ip.is_multicast()
-}
-
-fn is_link_local_ip(ip: IpAddr) -> bool {
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

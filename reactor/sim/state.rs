@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::arena::{Arena, Key};
+use super::capture::Capture;
 use super::datagram::UdpSocket;
 use super::disk::SimDisk;
-use super::network::{Body, Loss, Network, Packet};
+use super::network::Network;
 use super::node::{CoreId, JOBS_RUNNING_MAX, JOBS_WAITING_MAX, MachineId, Node};
+use super::packet::{Body, Packet};
 use super::prng::Prng;
 use super::queue::{Call, Event, EventQueue};
 use super::resolver::SimResolver;
@@ -122,7 +124,10 @@ pub(super) struct State {
     pub(super) listeners: Arena<Listener>,
     pub(super) tcp: Arena<Endpoint>,
     pub(super) udp: Arena<UdpSocket>,
-    pub(super) connections_made: u64,
+    pub(super) packets_made: u32,
+    pub(super) captures: Vec<Capture>,
+    /// Whether machines tell senders of what cannot be delivered.
+    pub(super) sends_icmp: bool,
     /// Decides about packets.
     pub(super) network_prng: Prng,
     /// Decides about ports, short reads and writes.
@@ -152,12 +157,14 @@ impl State {
             trace: Trace::new(seed),
             stats: SimStats::default(),
             nodes: Vec::new(),
-            network: Network::new(),
+            network: Network::new(seed),
             resolver: Arc::default(),
             listeners: Arena::new(),
             tcp: Arena::new(),
             udp: Arena::new(),
-            connections_made: 0,
+            packets_made: 0,
+            captures: Vec::new(),
+            sends_icmp: false,
             network_prng: Prng::for_purpose(seed, 1),
             socket_prng: Prng::for_purpose(seed, 2),
             schedule_prng: Prng::for_purpose(seed, 3),
@@ -184,6 +191,7 @@ impl State {
         let id = MachineId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
         let disk = SimDisk::new(Prng::for_purpose(self.seed, u64::from(id.0) << 8 | DISK));
         self.nodes.push(Node::new(disk));
+        self.network.add_site();
         id
     }
 
@@ -554,68 +562,15 @@ impl State {
         self.make_runnable(core);
     }
 
-    // Packets.
-
-    /// Sends a packet into the network.
-    pub(super) fn transmit(&mut self, packet: Packet) {
-        self.stats.packets_sent += 1;
-        self.note_packet(Kind::Sent, &packet);
-        match self.network.plan(&packet, self.now, &mut self.network_prng) {
-            Ok(plan) => {
-                if let Some(again_at) = plan.again_at
-                    && let Body::Udp(body) = &packet.body
-                {
-                    let body = Body::Udp(body.clone());
-                    let copy = Packet { body, ..packet };
-                    self.queue.push(again_at, Event::Arrival(Box::new(copy)));
-                }
-                self.queue.push(plan.at, Event::Arrival(Box::new(packet)));
-            }
-            Err(loss) => self.lose(&packet, loss),
-        }
-    }
-
     fn deliver(&mut self, packet: Packet) {
-        if self.network.is_cut(packet.from, packet.to) {
-            return self.lose(&packet, Loss::Partition);
-        }
-        if !self.node(packet.to).power.receives() {
-            return self.lose(&packet, Loss::Asleep);
-        }
+        let Some(packet) = self.arrive(packet) else {
+            return;
+        };
         match packet.body {
             Body::Tcp(_) => self.deliver_segment(packet),
             Body::Udp(_) => self.deliver_datagram(packet),
+            Body::Icmp(_) => self.deliver_error(&packet),
         }
-    }
-
-    pub(super) fn note_delivery(&mut self, packet: &Packet) {
-        self.stats.packets_delivered += 1;
-        self.note_packet(Kind::Delivered, packet);
-    }
-
-    pub(super) fn lose(&mut self, packet: &Packet, loss: Loss) {
-        self.stats.packets_lost += 1;
-        self.trace.note(Kind::Lost, &[loss as u64]);
-        self.trace_line(|| format!("lost ({loss:?}): {}", packet.describe()));
-    }
-
-    fn note_packet(&mut self, kind: Kind, packet: &Packet) {
-        let ends = [packet.from, packet.to].map(|node| u64::from(node.0));
-        let ports = u64::from(packet.source.port()) << 16 | u64::from(packet.target.port());
-        self.trace.note(kind, &[ends[0], ends[1], ports]);
-        match &packet.body {
-            Body::Tcp(segment) => {
-                self.trace.note(kind, &[segment.shape()]);
-                self.trace.bytes(&segment.data);
-            }
-            Body::Udp(body) => self.trace.bytes(&body.data),
-        }
-        let verb = if matches!(kind, Kind::Sent) {
-            "send"
-        } else {
-            "recv"
-        };
-        self.trace_line(|| format!("{verb} {}", packet.describe()));
     }
 
     // Offloaded jobs.

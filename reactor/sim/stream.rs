@@ -5,14 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::arena::Key;
-use super::network::{Body, Loss, Packet};
 use super::node::{CoreId, MachineId, Node, accepts, canonical, overlaps, port_in_use, scoped};
+use super::packet::{Body, Loss, Packet};
 use super::prng::mix;
 use super::segment::Segment;
 use super::state::{Handle, State};
-use super::tcp::{Endpoint, Owner, READ_CLOSED, READABLE, WRITABLE};
+use super::tcp::{Endpoint, Origin, Owner, READ_CLOSED, READABLE, WRITABLE};
 use super::trace::Kind;
-use crate::io::driver::{ListenOptions, ReusePort, SocketId};
+use crate::io::driver::{Ecn, ListenOptions, ReusePort, SocketId};
 
 /// A listening socket.
 pub(super) struct Listener {
@@ -121,12 +121,8 @@ impl State {
         let node = self.core(core).node;
         let remote = canonical(remote);
         let local = self.local_for(node, remote, local.map(canonical))?;
-        self.connections_made += 1;
-        let id = self.connections_made;
-        let shape = self.node(node).tcp_shape;
-        let owner = Owner::Detached;
-        let endpoint = Endpoint::connect(node, local, remote, owner, id, shape, self.now);
-        let key = self.tcp.insert(endpoint);
+        let origin = self.origin(node, local, remote, Owner::Detached);
+        let key = self.tcp.insert(Endpoint::connect(origin, self.now));
         self.node(node).streams.insert((local, remote), key);
         let socket = self.adopt(core, key);
         self.flush(key);
@@ -341,51 +337,47 @@ impl State {
             return self.lose(&packet, Loss::NoSocket);
         }
         self.note_delivery(&packet);
-        let Packet {
-            to,
-            from,
-            source,
-            target,
-            body,
-        } = packet;
-        let Body::Tcp(segment) = body else { return };
-        let is_first = segment.syn && !segment.ack;
-        let Some(key) = self.node(to).streams.get(&(target, source)).copied() else {
-            return self.deliver_unknown(from, to, source, target, segment);
+        let (to, pair) = (packet.to, (packet.target, packet.source));
+        let Some(key) = self.node(to).streams.get(&pair).copied() else {
+            return self.deliver_unknown(packet);
         };
+        let Body::Tcp(segment) = &packet.body else {
+            return;
+        };
+        let is_first = segment.is_first();
         let endpoint = self.tcp.get_mut(key).expect("a bound endpoint exists");
-        if endpoint.is_named(segment.id) {
+        if endpoint.is_addressed_by(segment) {
+            let Body::Tcp(segment) = packet.body else {
+                return;
+            };
             endpoint.handle_segment(segment, self.now, &mut self.socket_prng);
             self.flush(key);
         } else if is_first && self.remove_if_in_time_wait(key) {
-            self.deliver_unknown(from, to, source, target, segment);
+            self.deliver_unknown(packet);
         } else if is_first {
             self.tcp
                 .get_mut(key)
                 .expect("a bound endpoint exists")
                 .challenge();
             self.flush(key);
-        } else if let Some(reset) = Segment::reset_for(&segment) {
-            self.transmit_segment(to, target, source, reset);
+        } else if let Some(reset) = Segment::reset_for(segment) {
+            self.transmit_segment(to, packet.target, packet.source, reset);
         }
     }
 
     /// Takes in a segment for which there is no connection.
-    fn deliver_unknown(
-        &mut self,
-        from: MachineId,
-        to: MachineId,
-        source: SocketAddr,
-        target: SocketAddr,
-        segment: Segment,
-    ) {
-        let listener = if segment.syn && !segment.ack {
+    fn deliver_unknown(&mut self, packet: Packet) {
+        let (to, source, target) = (packet.to, packet.source, packet.target);
+        let Body::Tcp(segment) = &packet.body else {
+            return;
+        };
+        let listener = if segment.is_first() {
             self.find_listener(to, source, target)
         } else {
             None
         };
         let Some(listener_key) = listener else {
-            if let Some(reset) = Segment::reset_for(&segment) {
+            if let Some(reset) = Segment::reset_for(segment) {
                 self.transmit_segment(to, target, source, reset);
             }
             return;
@@ -396,19 +388,10 @@ impl State {
             .expect("a bound listener exists");
         if listener.is_full() {
             // As Linux does: no answer, so the peer tries again.
-            let packet = Packet {
-                from,
-                to,
-                source,
-                target,
-                body: Body::Tcp(segment),
-            };
             return self.lose(&packet, Loss::BacklogFull);
         }
-        let shape = self.node(to).tcp_shape;
-        let endpoint =
-            Endpoint::answer(to, target, source, listener_key, &segment, shape, self.now);
-        let key = self.tcp.insert(endpoint);
+        let origin = self.origin(to, target, source, Owner::Listener(listener_key));
+        let key = self.tcp.insert(Endpoint::answer(origin, segment, self.now));
         self.node(to).streams.insert((target, source), key);
         let listener = self
             .listeners
@@ -416,6 +399,43 @@ impl State {
             .expect("a bound listener exists");
         listener.half_open.insert(key);
         self.flush(key);
+    }
+
+    /// What a new endpoint begins with.
+    fn origin(
+        &mut self,
+        node: MachineId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        owner: Owner,
+    ) -> Origin {
+        let realm = self.network.realm_of(node);
+        let next = self.network.locate(node, realm, remote.ip());
+        let mtu = self.network.mtu(node, next.unwrap_or(node));
+        Origin {
+            node,
+            local,
+            remote,
+            owner,
+            isn: self.socket_prng.next_u64() as u32,
+            shape: self.node(node).tcp_shape,
+            mss: mtu.saturating_sub(super::transit::headers(remote.ip()) as u32),
+        }
+    }
+
+    /// Lets the connections of a machine fail whose local address it no longer has.
+    pub(super) fn abort_stranded(&mut self, node: MachineId) -> usize {
+        let entry = self.node(node);
+        let is_stranded = |(local, _): &&(SocketAddr, SocketAddr)| !entry.owns(local.ip());
+        let pairs: Vec<_> = entry.streams.keys().filter(is_stranded).copied().collect();
+        for pair in &pairs {
+            let key = self.node(node).streams[pair];
+            if let Some(endpoint) = self.tcp.get_mut(key) {
+                endpoint.strand();
+                self.flush(key);
+            }
+        }
+        pairs.len()
     }
 
     /// The listener for a new connection: one of those bound to the very address, else one of those bound to all. Among
@@ -458,7 +478,7 @@ impl State {
     }
 
     /// Passes on what an endpoint wants passed on, after each call of it.
-    fn flush(&mut self, key: Key) {
+    pub(super) fn flush(&mut self, key: Key) {
         let Some(endpoint) = self.tcp.get_mut(key) else {
             return;
         };
@@ -525,31 +545,7 @@ impl State {
         target: SocketAddr,
         segment: Segment,
     ) {
-        let body = Body::Tcp(segment);
-        self.route(from, source, target, body);
-    }
-
-    /// Sends a unicast packet to the node that has its target's address.
-    pub(super) fn route(
-        &mut self,
-        from: MachineId,
-        source: SocketAddr,
-        target: SocketAddr,
-        body: Body,
-    ) {
-        let to = self.network.locate(from, target.ip());
-        let packet = Packet {
-            from,
-            to: to.unwrap_or(from),
-            source,
-            target,
-            body,
-        };
-        // A socket whose address the node has lost meanwhile still sends, to nobody.
-        if to.is_none() || !self.node(from).owns(source.ip()) {
-            return self.lose(&packet, Loss::NoRoute);
-        }
-        self.transmit(packet);
+        self.route(from, source, target, Ecn::NotEct, Body::Tcp(segment));
     }
 }
 

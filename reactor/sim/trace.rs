@@ -48,6 +48,11 @@ impl Trace {
         self.sink = sink;
     }
 
+    /// Whether somebody reads the lines.
+    pub(super) fn is_read(&self) -> bool {
+        self.sink.is_some()
+    }
+
     pub(super) fn note(&mut self, kind: Kind, words: &[u64]) {
         self.mix(kind as u64);
         for word in words {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::disk::SimDisk;
 use super::driver::SimDriver;
-use super::network::LinkOptions;
+use super::link::LinkOptions;
 use super::node::{CoreId, MachineId};
 use super::queue::Event;
 use super::state::{Action, SimStats, State};
@@ -426,7 +426,7 @@ impl SimNode {
         let before = addrs.len();
         addrs.retain(|other| *other != addr);
         if addrs.len() < before {
-            state.network.release(addr);
+            state.network.release(addr, self.id);
             state.tell_interfaces_changed(self.id);
         }
     }

@@ -1,7 +1,10 @@
 //! Tests of the simulator through its public face, driving the drivers by hand.
 
 mod actors;
+mod capture;
 mod disk;
+mod links;
+mod nats;
 mod power;
 mod run;
 mod scale;

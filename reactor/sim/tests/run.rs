@@ -363,17 +363,27 @@ fn a_trace_can_be_read() {
         sink.borrow_mut().push(line.to_owned())
     })));
     pair.a.tcp_connect(pair.right.addr(80), None).unwrap();
+    pair.right.set_name("server");
     pair.world.run_for(Duration::from_secs(1));
-    let lines = lines.borrow();
-    assert_eq!(lines.len(), 4, "{lines:#?}");
+    let seen = lines.borrow().clone();
+    assert_eq!(seen.len(), 4, "{seen:#?}");
     assert!(
-        lines[0].contains("0.000000000 send 10.0.0.1:"),
-        "{lines:#?}"
+        seen[0].contains("0.000000000 send node 0 > node 1 #1 10.0.0.1:"),
+        "{seen:#?}"
     );
-    assert!(lines[0].contains("> 10.0.0.2:80 SYN"), "{lines:#?}");
+    assert!(seen[0].contains("> 10.0.0.2:80 TCP SYN"), "{seen:#?}");
     assert!(
-        lines[3].contains("recv 10.0.0.2:80 >") && lines[3].contains("RST"),
-        "{lines:#?}"
+        seen[3].contains("recv server > node 0 #2 10.0.0.2:80 >") && seen[3].contains("RST"),
+        "{seen:#?}"
+    );
+
+    // What is lost says why, and who has a name is called by it.
+    pair.world.partition(&pair.left, &pair.right);
+    pair.a.tcp_connect(pair.right.addr(80), None).unwrap();
+    let last = lines.borrow().last().cloned().unwrap();
+    assert!(
+        last.contains("1.000000000 lost (partition) node 0 > server #3 10.0.0.1:"),
+        "{last}"
     );
 }
 

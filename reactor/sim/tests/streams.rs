@@ -6,7 +6,7 @@ use crate::io::driver::ReusePort;
 use crate::sim::LinkOptions;
 
 /// Moves `bytes` from a socket of one driver to a socket of another, the way an edge-triggered user does.
-fn pump(
+pub(super) fn pump(
     from: (&mut SimDriver, SocketId),
     to: (&mut SimDriver, SocketId),
     bytes: &[u8],

@@ -6,7 +6,7 @@ use crate::io::driver::{Ecn, Transmit, UdpOptions};
 use crate::sim::{LOOPBACK_INTERFACE, LinkOptions, NETWORK_INTERFACE};
 
 /// Everything that a socket has received, drained to the end.
-fn received(driver: &mut SimDriver, socket: SocketId) -> Vec<Vec<u8>> {
+pub(super) fn received(driver: &mut SimDriver, socket: SocketId) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer = [0; 70_000];
     loop {
@@ -20,7 +20,7 @@ fn received(driver: &mut SimDriver, socket: SocketId) -> Vec<Vec<u8>> {
     }
 }
 
-fn bound(driver: &mut SimDriver, addr: &str) -> SocketId {
+pub(super) fn bound(driver: &mut SimDriver, addr: &str) -> SocketId {
     driver
         .udp_bind(addr.parse().unwrap(), UdpOptions::default())
         .unwrap()

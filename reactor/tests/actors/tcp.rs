@@ -432,7 +432,8 @@ pub fn two_busy_connections_are_read_in_turns<F: Fixture>() {
         *totals.get_mut(&socket).expect("one of the two") += bytes;
         let least = totals.values().min().expect("two");
         let most = totals.values().max().expect("two");
-        assert!(*most == 60_000 || most - least <= BUDGET, "{totals:?}");
+        // A turn ends with the read that reaches the budget, and the one before it may have been cut short.
+        assert!(*most == 60_000 || most - least < 2 * BUDGET, "{totals:?}");
     }
     assert!(f.shutdown(SECOND));
 }

@@ -4,18 +4,27 @@
 //! not as a pipe between two structs. So loss, a partition that heals, a mapping that a NAT box forgets and a peer that
 //! vanishes have on it the effects that they have on the real thing, without a special case for any of them.
 //!
-//! Left out: urgent data, options, simultaneous open, selective acknowledgement, and congestion control beyond one
-//! segment after a time-out. A receiver keeps only what comes in order.
+//! Congestion control is NewReno; a receiver keeps what comes out of order, and acknowledges every segment at once.
+//!
+//! Left out: urgent data, selective acknowledgement, time stamps, delayed acknowledgements, keep-alives.
+
+mod congestion;
+mod input;
+mod output;
+mod reassembly;
+mod round_trip;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use self::congestion::Congestion;
+use self::reassembly::Reassembly;
+use self::round_trip::RoundTrip;
 use super::arena::Key;
 use super::node::{CoreId, MachineId};
 use super::prng::Prng;
-use super::round_trip::RoundTrip;
 use super::segment::Segment;
 use crate::io::driver::SocketId;
 use crate::random::Random;
@@ -30,8 +39,8 @@ pub(super) const READ_CLOSED: u8 = 4;
 /// The connection has failed.
 pub(super) const ERROR: u8 = 8;
 
-/// Bytes of payload in one segment. Larger than on a wire: real systems hand such runs to the network card whole.
-const SEGMENT_MAX: usize = 16 * 1024;
+/// The most bytes of payload in one segment where the link would carry more, as the loopback interface does.
+const SEGMENT_MAX: u64 = 16 * 1024;
 /// How often an unanswered first segment is repeated: with the doubled pauses, 127 s in all, as on Linux.
 const SYN_RETRIES_MAX: u32 = 6;
 /// How often an unanswered answer to a first segment is repeated, as on Linux.
@@ -88,7 +97,9 @@ pub(super) struct Endpoint {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) owner: Owner,
-    id: u64,
+    /// Its initial sequence number, and the peer's once it is known.
+    isn: u32,
+    peer_isn: Option<u32>,
     state: State,
     shape: Shape,
     /// The error that the user has not been told yet.
@@ -110,12 +121,15 @@ pub(super) struct Endpoint {
     is_write_shut: bool,
     /// Position up to which the peer has room.
     edge: u64,
-    /// Bytes that may be in flight: all of the window, but one segment after a time-out.
-    flight_max: u64,
+    congestion: Congestion,
+    /// The most bytes of payload that it takes in one segment.
+    mss_own: u64,
     /// Whether a write found no room, so that an edge is due when there is some.
     is_write_blocked: bool,
 
     receive: VecDeque<u8>,
+    /// What came with a gap before it.
+    ahead: Reassembly,
     /// Position in the peer's stream up to which everything has arrived, its FIN included.
     received: u64,
     /// Whether the peer's FIN has arrived.
@@ -142,62 +156,54 @@ pub(super) struct Endpoint {
     pub(super) is_newly_open: bool,
 }
 
+/// Where an endpoint stands and what it is like, from its beginning on.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) node: MachineId,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) owner: Owner,
+    /// Its initial sequence number.
+    pub(super) isn: u32,
+    pub(super) shape: Shape,
+    /// The most bytes of payload that its link takes in one segment.
+    pub(super) mss: u32,
+}
+
 impl Endpoint {
     /// The connecting end; its first segment is in `out`.
-    pub(super) fn connect(
-        node: MachineId,
-        local: SocketAddr,
-        remote: SocketAddr,
-        owner: Owner,
-        id: u64,
-        shape: Shape,
-        now: Instant,
-    ) -> Endpoint {
-        let mut endpoint = Endpoint::new(node, local, remote, owner, id, State::SynSent, shape);
+    pub(super) fn connect(origin: Origin, now: Instant) -> Endpoint {
+        let mut endpoint = Endpoint::new(origin, State::SynSent);
         endpoint.send_syn(now);
         endpoint
     }
 
     /// The end that answers the first segment `syn`; its answer is in `out`.
-    pub(super) fn answer(
-        node: MachineId,
-        local: SocketAddr,
-        remote: SocketAddr,
-        listener: Key,
-        syn: &Segment,
-        shape: Shape,
-        now: Instant,
-    ) -> Endpoint {
-        let owner = Owner::Listener(listener);
-        let mut endpoint = Endpoint::new(
-            node,
-            local,
-            remote,
-            owner,
-            syn.id,
-            State::SynReceived,
-            shape,
-        );
-        endpoint.edge = syn.edge;
+    pub(super) fn answer(origin: Origin, syn: &Segment, now: Instant) -> Endpoint {
+        let mut endpoint = Endpoint::new(origin, State::SynReceived);
+        endpoint.meet(syn);
         endpoint.send_syn(now);
         endpoint
     }
 
-    fn new(
-        node: MachineId,
-        local: SocketAddr,
-        remote: SocketAddr,
-        owner: Owner,
-        id: u64,
-        state: State,
-        shape: Shape,
-    ) -> Endpoint {
+    fn new(origin: Origin, state: State) -> Endpoint {
+        let Origin {
+            node,
+            local,
+            remote,
+            owner,
+            isn,
+            shape,
+            mss,
+        } = origin;
+        let mss = u64::from(mss).clamp(1, SEGMENT_MAX);
         Endpoint {
             node,
             local,
             remote,
             owner,
-            id,
+            isn,
+            peer_isn: None,
             state,
             shape,
             error: None,
@@ -209,9 +215,11 @@ impl Endpoint {
             end: 0,
             is_write_shut: false,
             edge: 0,
-            flight_max: shape.send_max as u64,
+            congestion: Congestion::new(mss, 2 * shape.send_max as u64),
+            mss_own: mss,
             is_write_blocked: false,
             receive: VecDeque::new(),
+            ahead: Reassembly::default(),
             received: 0,
             is_read_shut: false,
             is_passive_closer: false,
@@ -324,11 +332,11 @@ impl Endpoint {
         self.edges = 0;
         match self.state {
             State::Open if abort || !self.receive.is_empty() => {
-                self.out.push(Segment::reset(self.id));
+                self.emit_reset();
                 self.die();
             }
             State::SynReceived => {
-                self.out.push(Segment::reset(self.id));
+                self.emit_reset();
                 self.die();
             }
             State::Open => {
@@ -344,6 +352,7 @@ impl Endpoint {
             State::TimeWait | State::Dead => {}
         }
         self.receive = VecDeque::new();
+        self.ahead.clear();
     }
 
     /// The error that the user has not seen yet.
@@ -385,307 +394,8 @@ impl Endpoint {
         self.state == State::TimeWait
     }
 
-    /// Whether `id` names this very connection.
-    pub(super) fn is_named(&self, id: u64) -> bool {
-        self.id == id
-    }
-
     pub(super) fn timer(&self) -> Option<Instant> {
         self.timer
-    }
-
-    // What comes from the network and the clock.
-
-    /// Answers a first segment of another connection between the same addresses: if the peer has forgotten this one, it
-    /// replies with a reset (RFC 5961 §4).
-    pub(super) fn challenge(&mut self) {
-        if self.state == State::Open {
-            self.emit_ack();
-        }
-    }
-
-    /// Takes in a segment that carries this connection's id.
-    pub(super) fn handle_segment(&mut self, segment: Segment, now: Instant, prng: &mut Prng) {
-        if segment.rst {
-            return self.handle_reset();
-        }
-        self.retries = 0;
-        match self.state {
-            State::SynSent => {
-                if segment.syn && segment.ack {
-                    self.open(&segment, now);
-                    self.edges |= WRITABLE;
-                    self.emit_ack();
-                }
-            }
-            State::SynReceived if segment.syn => self.send_syn(now),
-            State::SynReceived => {
-                self.open(&segment, now);
-                self.is_newly_open = true;
-                self.handle_in_order(segment, now, prng);
-            }
-            State::Open if segment.syn => self.emit_ack(),
-            State::Open => self.handle_in_order(segment, now, prng),
-            State::TimeWait => {
-                if segment.fin || segment.probe {
-                    self.emit_ack();
-                }
-            }
-            State::Dead => {}
-        }
-    }
-
-    /// Acts if the time it asked for has come.
-    pub(super) fn handle_timeout(&mut self, now: Instant, prng: &mut Prng) {
-        if self.timer.is_none_or(|at| at > now) {
-            return;
-        }
-        self.timer = None;
-        self.retries += 1;
-        self.round_trip.abandon();
-        match self.state {
-            State::SynSent if self.retries > SYN_RETRIES_MAX => self.fail(io::ErrorKind::TimedOut),
-            State::SynReceived if self.retries > SYN_ACK_RETRIES_MAX => {
-                self.is_abandoned = true;
-                self.die();
-            }
-            State::SynSent | State::SynReceived => self.send_syn(now),
-            State::TimeWait => self.die(),
-            State::Open if self.is_all_acknowledged() => {
-                // Only a closed endpoint that waits for the peer's FIN has a timer now.
-                debug_assert_eq!(self.owner, Owner::Closed);
-                self.die();
-            }
-            // Without a reset, as on Linux: the peer learns of it when it says something.
-            State::Open if self.has_given_up() => self.fail(io::ErrorKind::TimedOut),
-            State::Open if self.next == self.acknowledged && self.edge <= self.next => {
-                self.probes = self.probes.saturating_add(1);
-                self.emit(self.next, Vec::new(), false, true);
-                self.timer = Some(now + self.backed_off());
-            }
-            State::Open => {
-                // RFC 6298 §5.4: send the earliest unacknowledged segment again, and nothing more until the peer
-                // answers.
-                self.next = self.acknowledged;
-                self.flight_max = SEGMENT_MAX as u64;
-                self.emit_data(now, prng);
-                self.timer = Some(now + self.backed_off());
-            }
-            State::Dead => {}
-        }
-    }
-
-    // Inner workings.
-
-    fn open(&mut self, segment: &Segment, now: Instant) {
-        self.state = State::Open;
-        self.edge = self.edge.max(segment.edge);
-        self.timer = None;
-        self.round_trip.acknowledged(0, now);
-    }
-
-    fn handle_reset(&mut self) {
-        match self.state {
-            State::SynSent => self.fail(io::ErrorKind::ConnectionRefused),
-            State::SynReceived => {
-                self.is_abandoned = true;
-                self.die();
-            }
-            // What Linux reports once the peer's FIN had come.
-            State::Open if self.is_read_shut => self.fail(io::ErrorKind::BrokenPipe),
-            State::Open => self.fail(io::ErrorKind::ConnectionReset),
-            State::TimeWait => self.die(),
-            State::Dead => {}
-        }
-    }
-
-    fn handle_in_order(&mut self, segment: Segment, now: Instant, prng: &mut Prng) {
-        self.handle_acknowledgement(&segment, now);
-        let data_end = segment.seq + segment.data.len() as u64;
-        let wants_answer = !segment.data.is_empty() || segment.fin || segment.probe;
-        if self.owner == Owner::Closed && data_end > self.received && !self.is_read_shut {
-            // Nobody will ever read this: tell the peer (RFC 9293 §3.6.1).
-            self.out.push(Segment::reset(self.id));
-            return self.die();
-        }
-        if !self.is_read_shut && segment.seq <= self.received && data_end > self.received {
-            let skip = (self.received - segment.seq) as usize;
-            let room = self.shape.receive_max - self.receive.len();
-            let fresh = &segment.data[skip..];
-            let fresh = &fresh[..fresh.len().min(room)];
-            if !fresh.is_empty() {
-                self.receive.extend(fresh);
-                self.received += fresh.len() as u64;
-                self.edges |= READABLE;
-            }
-        }
-        if segment.fin && !self.is_read_shut && data_end == self.received {
-            self.received += 1;
-            self.is_read_shut = true;
-            self.edges |= READABLE | READ_CLOSED;
-        }
-        let queued = self.out.len();
-        self.emit_data(now, prng);
-        if wants_answer && self.out.len() == queued {
-            self.emit_ack();
-        }
-        self.settle(now);
-    }
-
-    fn handle_acknowledgement(&mut self, segment: &Segment, now: Instant) {
-        if segment.edge > self.edge {
-            self.edge = segment.edge;
-            self.probes = 0;
-        }
-        let upto = segment.acknowledged;
-        if !segment.ack || upto <= self.acknowledged || upto > self.next_max {
-            return;
-        }
-        let bytes = upto.min(self.end) - self.acknowledged.min(self.end);
-        self.send.drain(..bytes as usize);
-        release_if_drained(&mut self.send);
-        self.acknowledged = upto;
-        self.next = self.next.max(upto);
-        self.flight_max = (self.flight_max * 2).min(self.shape.send_max as u64);
-        self.timer = None;
-        self.round_trip.acknowledged(upto, now);
-        self.tell_room();
-    }
-
-    /// Gives the edge that a blocked writer waits for, if there is room worth it.
-    fn tell_room(&mut self) {
-        if self.is_write_blocked && self.has_room() {
-            self.is_write_blocked = false;
-            self.edges |= WRITABLE;
-        }
-    }
-
-    /// Moves a connection whose halves are both shut, or whose socket is closed, to its end.
-    fn settle(&mut self, now: Instant) {
-        if self.state != State::Open || !self.is_write_shut || !self.is_all_acknowledged() {
-            return;
-        }
-        if self.owner != Owner::Closed {
-            return;
-        }
-        if !self.is_read_shut {
-            self.timer.get_or_insert(now + LINGER);
-        } else if self.is_passive_closer {
-            // The peer's FIN came first, so the peer is the one who must be able to answer a repeated segment.
-            self.die();
-        } else {
-            self.state = State::TimeWait;
-            self.timer = Some(now + LINGER);
-        }
-    }
-
-    fn send_syn(&mut self, now: Instant) {
-        let is_answer = self.state == State::SynReceived;
-        if self.retries == 0 {
-            self.round_trip.sent(0, now);
-        }
-        self.out.push(Segment {
-            syn: true,
-            ack: is_answer,
-            edge: self.edge_told,
-            ..Segment::empty(self.id)
-        });
-        self.timer = Some(now + self.backed_off());
-    }
-
-    /// Sends what the peer and the flight limit have room for, then the FIN, and keeps the timer running while something
-    /// is unacknowledged or the window is closed.
-    fn emit_data(&mut self, now: Instant, prng: &mut Prng) {
-        if self.state != State::Open {
-            return;
-        }
-        let limit = self.edge.min(self.acknowledged + self.flight_max);
-        while self.next < self.end && self.next < limit {
-            let most = (self.end - self.next)
-                .min(limit - self.next)
-                .min(SEGMENT_MAX as u64);
-            let cut = most > 1 && prng.chance(self.shape.short);
-            let count = if cut { 1 + prng.below(most - 1) } else { most };
-            let start = (self.next - self.acknowledged) as usize;
-            let data = self
-                .send
-                .range(start..start + count as usize)
-                .copied()
-                .collect();
-            self.emit(self.next, data, false, false);
-            self.advance(count, now);
-        }
-        if self.is_write_shut && self.next == self.end {
-            self.emit(self.next, Vec::new(), true, false);
-            self.advance(1, now);
-        }
-        let waits = self.next > self.acknowledged || self.next < self.end;
-        if waits && self.timer.is_none() {
-            self.timer = Some(now + self.backed_off());
-        }
-    }
-
-    fn advance(&mut self, count: u64, now: Instant) {
-        self.next += count;
-        if self.next > self.next_max {
-            self.next_max = self.next;
-            self.round_trip.sent(self.next, now);
-        }
-    }
-
-    /// Tells the peer that there is room again, once it is worth a segment.
-    fn announce_room(&mut self) {
-        if self.state != State::Open || self.is_read_shut {
-            return;
-        }
-        let edge = self.received + (self.shape.receive_max - self.receive.len()) as u64;
-        let worth = (self.shape.receive_max / 2).min(SEGMENT_MAX) as u64;
-        if edge - self.edge_told >= worth {
-            self.emit_ack();
-        }
-    }
-
-    fn emit_ack(&mut self) {
-        // Several acknowledgements in one go say no more than the last of them.
-        if let Some(last) = self.out.last()
-            && last.seq == self.next
-            && last.data.is_empty()
-            && !(last.syn || last.fin || last.rst || last.probe)
-        {
-            self.out.pop();
-        }
-        self.emit(self.next, Vec::new(), false, false);
-    }
-
-    fn emit(&mut self, seq: u64, data: Vec<u8>, fin: bool, probe: bool) {
-        if !self.is_read_shut {
-            let room = self.shape.receive_max - self.receive.len();
-            self.edge_told = self.edge_told.max(self.received + room as u64);
-        }
-        self.out.push(Segment {
-            id: self.id,
-            syn: false,
-            ack: true,
-            fin,
-            rst: false,
-            probe,
-            seq,
-            acknowledged: self.received,
-            edge: self.edge_told,
-            data,
-        });
-    }
-
-    fn backed_off(&self) -> Duration {
-        self.round_trip.timeout(self.retries.max(self.probes))
-    }
-
-    fn has_given_up(&self) -> bool {
-        if self.owner == Owner::Closed {
-            return self.retries.max(self.probes) > ORPHAN_RETRIES_MAX;
-        }
-        // A peer that answers may keep its window shut for as long as it likes (RFC 9293 §3.8.6.1).
-        self.retries > RETRIES_MAX
     }
 
     fn is_all_acknowledged(&self) -> bool {
@@ -701,7 +411,8 @@ impl Endpoint {
         self.shape.send_max - self.send.len() >= self.shape.send_max.div_ceil(3)
     }
 
-    fn fail(&mut self, kind: io::ErrorKind) {
+    /// Ends it at once with an error.
+    pub(super) fn fail(&mut self, kind: io::ErrorKind) {
         if self.owner != Owner::Closed {
             self.error = Some(kind);
         }
@@ -713,6 +424,7 @@ impl Endpoint {
         self.state = State::Dead;
         self.timer = None;
         self.send = VecDeque::new();
+        self.ahead.clear();
     }
 
     fn next_error(&mut self) -> io::Error {
