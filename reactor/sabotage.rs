@@ -1,7 +1,7 @@
 //! Mistakes that can be made on purpose, to show that the simulator finds them.
 //!
 //! The crates ask [`is_on`] at the places where such a mistake would be made. Only the feature `sabotage`, which the
-//! project's own tests have and nothing else, lets a thread [choose one](set); without it the answer is a constant and
+//! project's own tests have and nothing else, lets a thread choose one; without it the answer is a constant and
 //! the mistakes are not compiled.
 
 /// A mistake.

@@ -61,7 +61,7 @@ fn what_failed_once_does_not_fail_again() {
         let scenario = scenario.expect("it is one of the small ones");
         let options = Options {
             kept: kept.map(<[usize]>::to_vec),
-            trace: None,
+            ..Options::default()
         };
         let failed = run(&**scenario, seed, options).failed;
         assert_eq!(failed, None, "{name}, seed {seed}, faults {kept:?}");

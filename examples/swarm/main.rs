@@ -36,6 +36,7 @@ Usage: swarm [OPTIONS]
   --faults LIST      of the planned faults only these, as 3,7,9, or none; needs --scenario and one seed
   --trace FILE       write all that happens there, a line each; needs --scenario and one seed
   --twice            make every run twice and compare their hashes
+  --pcap FILE        write every packet there, for Wireshark and tshark; needs --scenario and one seed
   --sabotage NAME    have the product make a mistake: no-tie-break, grant-twice, acknowledge-before-sync,
                      forget-requeue or reuse-nonce
   --threads N        runs at the same time (default: processors of this machine)
@@ -53,6 +54,7 @@ struct Args {
     scenario: Option<String>,
     faults: Option<Vec<usize>>,
     trace: Option<String>,
+    pcap: Option<String>,
     sabotage: Option<Mutation>,
     is_twice: bool,
     threads: usize,
@@ -99,6 +101,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Order, String> {
         scenario: None,
         faults: None,
         trace: None,
+        pcap: None,
         sabotage: None,
         is_twice: false,
         threads: processors,
@@ -124,6 +127,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Order, String> {
             "--faults" => args.faults = Some(numbers(&value()?)?),
             "--trace" => args.trace = Some(value()?),
             "--sabotage" => args.sabotage = Some(mutation(&value()?)?),
+            "--pcap" => args.pcap = Some(value()?),
             "--threads" => args.threads = number(&name, &value()?)?,
             "--twice" => args.is_twice = true,
             "--no-shrink" => args.shrinks = false,
@@ -149,11 +153,12 @@ fn check(args: &Args) -> Result<(), String> {
         return Err("--first-seed is too large for so many seeds".to_owned());
     }
     let is_one = args.seeds == 1 && args.scenario.is_some();
-    if (args.faults.is_some() || args.trace.is_some()) && !is_one {
-        return Err("--faults and --trace need --scenario and --seeds 1".to_owned());
+    let is_looked_at = args.faults.is_some() || args.trace.is_some() || args.pcap.is_some();
+    if is_looked_at && !is_one {
+        return Err("--faults, --trace and --pcap need --scenario and --seeds 1".to_owned());
     }
-    if args.is_twice && (args.faults.is_some() || args.trace.is_some()) {
-        return Err("--twice does not go with --faults and --trace".to_owned());
+    if args.is_twice && is_looked_at {
+        return Err("--twice does not go with --faults, --trace and --pcap".to_owned());
     }
     Ok(())
 }
@@ -208,8 +213,8 @@ fn run(args: &Args) -> Result<bool, String> {
     };
     let chosen: Vec<&dyn Scenario> = chosen.iter().map(|scenario| &**scenario).collect();
     let began = Instant::now();
-    let report = match (&args.faults, &args.trace) {
-        (None, None) => run_swarm(args, &chosen),
+    let report = match (&args.faults, &args.trace, &args.pcap) {
+        (None, None, None) => run_swarm(args, &chosen),
         _ => replay(args, chosen[0])?,
     };
     let took = began.elapsed().as_secs_f64();
@@ -289,16 +294,16 @@ fn run_swarm(args: &Args, scenarios: &[&dyn Scenario]) -> Report {
         .run()
 }
 
+fn create(path: &str) -> Result<BufWriter<File>, String> {
+    let file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
+    Ok(BufWriter::new(file))
+}
+
 /// One run, perhaps with some of its faults alone, perhaps traced.
 fn replay(args: &Args, scenario: &dyn Scenario) -> Result<Report, String> {
-    let file = match &args.trace {
-        None => None,
-        Some(path) => {
-            let file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
-            Some(Rc::new(RefCell::new(BufWriter::new(file))))
-        }
-    };
-    let sink = file
+    let trace = args.trace.as_deref().map(create).transpose()?;
+    let trace = trace.map(|file| Rc::new(RefCell::new(file)));
+    let sink = trace
         .clone()
         .map(|file| -> mischief_reactor::sim::TraceSink {
             Box::new(move |line| {
@@ -306,12 +311,14 @@ fn replay(args: &Args, scenario: &dyn Scenario) -> Result<Report, String> {
                 let _ = writeln!(file.borrow_mut(), "{line}");
             })
         });
+    let pcap = args.pcap.as_deref().map(create).transpose()?;
     let options = Options {
         kept: args.faults.clone(),
         trace: sink,
+        capture: pcap.map(|file| Box::new(file) as Box<dyn Write>),
     };
     let made = swarm::run(scenario, args.first_seed, options);
-    if let (Some(file), Some(path)) = (file, &args.trace) {
+    if let (Some(file), Some(path)) = (trace, &args.trace) {
         let flushed = file.borrow_mut().flush();
         flushed.map_err(|error| format!("{path}: {error}"))?;
     }

@@ -12,11 +12,11 @@ use mischief_actors::connection::{
     Config, ConnectionTiming, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
 };
 use mischief_actors::peers::actor::{Observer, PeersActor, PeersMessage};
-use mischief_actors::peers::{Peers, PeersEvent, PeersLimits};
+use mischief_actors::peers::{Peers, PeersEvent, PeersLimits, Roster};
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::sim::swarm::Program;
 use mischief_reactor::sim::{SimNode, SimRuntime};
-use mischief_reactor::{ByteBudget, Child, Handle, Limits};
+use mischief_reactor::{ActorId, ByteBudget, Child, Handle, Limits};
 
 use super::party::{PORT, SECOND};
 
@@ -31,6 +31,7 @@ pub(crate) struct Bare {
     pub(crate) common: Arc<Common>,
     pub(crate) reassembly: ByteBudget,
     pub(crate) hoard: Arc<Hoard>,
+    roster: Roster<ActorId>,
 }
 
 /// How it is set up.
@@ -60,7 +61,9 @@ impl Bare {
         let handle = runtime.handle();
         let identity = Arc::new(identity());
         let hoard = Arc::new(Hoard::default());
-        let peers = Peers::new(identity.peer_id(), PeersLimits::default());
+        let roster = Roster::default();
+        let limits = PeersLimits::default();
+        let peers = Peers::with_roster(identity.peer_id(), limits, roster.clone());
         let observer = hoard.clone();
         let peers = spawn(&handle, PeersActor::new(peers, observer))?;
         let protocol = ProtocolHash::new("swarm", "1.0").ok_or("the protocol's name is short")?;
@@ -71,6 +74,7 @@ impl Bare {
         let common = Arc::new(Common {
             config: parking_lot::Mutex::new(Arc::new(config)),
             deliver: hoard.clone(),
+            links: Arc::new(roster.clone()),
             judge: peers.recipient(),
             admission: Admission::new(Default::default()),
             handle: handle.clone(),
@@ -101,8 +105,31 @@ impl Bare {
             common,
             reassembly,
             hoard,
+            roster,
         };
         Ok((bare, Box::new(Running(runtime))))
+    }
+}
+
+impl Bare {
+    /// How many peers are connected.
+    pub(crate) fn peers(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// The ways to all peers.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        self.roster.links()
+    }
+
+    /// The most bytes that wait for one peer. Looks without making a way that is not there.
+    pub(crate) fn waiting_max(&self) -> impl Fn() -> usize + use<> {
+        let (hoard, links) = (self.hoard.clone(), self.common.links.clone());
+        move || {
+            let state = lock(&hoard.state);
+            let links = state.connections.iter().filter_map(|at| links.find(*at));
+            links.map(|link| link.waiting()).max().unwrap_or(0)
+        }
     }
 }
 
@@ -127,10 +154,25 @@ pub(crate) struct Hoard {
     state: Mutex<State>,
 }
 
+/// What holds credit.
+enum Owed {
+    Records(usize),
+    Large(LargeMessage),
+}
+
+impl Owed {
+    fn bytes(&self) -> usize {
+        match self {
+            Owed::Records(bytes) => *bytes,
+            Owed::Large(message) => message.message().credit as usize,
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
-    owed: Vec<(Arc<Link>, usize)>,
-    links: Vec<Arc<Link>>,
+    owed: Vec<(Arc<Link>, Owed)>,
+    connections: Vec<ActorId>,
     /// First bytes of the messages, which say which they are.
     heads: Vec<Vec<u8>>,
     went: Vec<&'static str>,
@@ -146,9 +188,11 @@ impl Hoard {
             state.owed.drain(..count).collect()
         };
         let handle = lock(&self.handle).clone();
-        for (link, credit) in owed {
-            if let Some(handle) = &handle {
-                link.consumed(handle, credit);
+        let Some(handle) = handle else { return };
+        for (link, owed) in owed {
+            match owed {
+                Owed::Records(bytes) => link.consumed(&handle, bytes),
+                Owed::Large(message) => link.consumed_large(&handle, message),
             }
         }
     }
@@ -157,15 +201,10 @@ impl Hoard {
     pub(crate) fn owed_max(&self) -> usize {
         let state = lock(&self.state);
         let mut sums = std::collections::BTreeMap::new();
-        for (link, credit) in &state.owed {
-            *sums.entry(*link.peer()).or_insert(0) += credit;
+        for (link, owed) in &state.owed {
+            *sums.entry(*link.peer()).or_insert(0) += owed.bytes();
         }
         sums.into_values().max().unwrap_or(0)
-    }
-
-    /// The connections that stand.
-    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        lock(&self.state).links.clone()
     }
 
     /// Takes the first bytes of what has come.
@@ -183,24 +222,26 @@ impl Hoard {
         lock(&self.state).failed.clone()
     }
 
-    fn put(&self, link: &Arc<Link>, body: &[u8], credit: usize) {
+    fn put(&self, link: &Arc<Link>, body: &[u8], owed: Owed) {
         let mut state = lock(&self.state);
         let head = body[..body.len().min(12)].to_vec();
         state.heads.push(head);
-        state.owed.push((link.clone(), credit));
+        state.owed.push((link.clone(), owed));
     }
 }
 
 impl Deliver for Hoard {
     fn records(&self, link: &Arc<Link>, records: Records<'_>) {
         for message in records {
-            self.put(link, message.body, message.credit as usize);
+            let owed = Owed::Records(message.credit as usize);
+            self.put(link, message.body, owed);
         }
     }
 
     fn large(&self, link: &Arc<Link>, message: LargeMessage) {
-        let message = message.message();
-        self.put(link, message.body, message.credit as usize);
+        let head = message.message().body;
+        let head = head[..head.len().min(12)].to_vec();
+        self.put(link, &head, Owed::Large(message));
     }
 
     fn failed(&self, message: &str) {
@@ -209,14 +250,13 @@ impl Deliver for Hoard {
 }
 
 impl Observer for Hoard {
-    fn connected(&self, _: &PeersEvent, link: Arc<Link>) {
-        lock(&self.state).links.push(link);
+    fn connected(&self, _: &PeersEvent, connection: ActorId) {
+        lock(&self.state).connections.push(connection);
     }
 
     fn disconnected(&self, event: &PeersEvent) {
         if let PeersEvent::Disconnected { id, reason, .. } = event {
             let mut state = lock(&self.state);
-            state.links.retain(|link| link.peer() != id);
             state.owed.retain(|(link, _)| link.peer() != id);
             state.went.push(reason.kind());
         }

@@ -91,7 +91,7 @@ impl Scenario for Hostile {
         for desk in &desks {
             lock(desk).dial(hoarder, 0);
         }
-        let connected = || target.hoard.links().len() == PEERS;
+        let connected = || target.peers() == PEERS;
         stage.eventually("the peers are connected", 20 * SECOND, connected);
         for intruder in 0..self.intruders {
             // Several prefixes, and several addresses in each.
@@ -106,7 +106,7 @@ impl Scenario for Hostile {
                 let size = [100, 10_000, 900_000][prng.below(3) as usize];
                 let _ = lock(desk).send(&hoarder, size);
             }
-            for link in target.hoard.links() {
+            for link in target.links() {
                 let body = vec![7; prng.below(60_000) as usize];
                 let _ = link.queue(&target.handle, Kind::Bytes, "", &body);
             }
@@ -178,7 +178,7 @@ fn start_target(stage: &Stage) -> Bare {
 fn watch_caps(stage: &Stage, target: &Bare, sockets_idle: u32) {
     let admission = target.common.admission.clone();
     let (handle, reassembly) = (target.handle.clone(), target.reassembly.clone());
-    let hoard = target.hoard.clone();
+    let (hoard, waiting_max) = (target.hoard.clone(), target.waiting_max());
     let node = stage.node(0).id();
     let limits = AdmissionLimits::default();
     let sockets_max = sockets_idle + limits.sockets_max + PEERS as u32 + 1 + SOCKETS_SPARE;
@@ -228,10 +228,8 @@ fn watch_caps(stage: &Stage, target: &Bare, sockets_idle: u32) {
                 return Err(format!("{value} {what}, more than {max}"));
             }
         }
-        for link in hoard.links() {
-            if link.waiting() > LINK_QUEUE_HIGH + 60_100 {
-                return Err(format!("{} bytes wait for one peer", link.waiting()));
-            }
+        if waiting_max() > LINK_QUEUE_HIGH + 60_100 {
+            return Err(format!("{} bytes wait for one peer", waiting_max()));
         }
         hoard.failed().map_or(Ok(()), Err)
     });

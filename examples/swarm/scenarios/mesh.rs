@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mischief::NodeBuilder;
 use mischief_reactor::sim::swarm::{Fault, Plan, Scenario, Stage};
-use mischief_reactor::sim::{LinkOptions, Prng};
+use mischief_reactor::sim::{Bandwidth, Distribution, Flaps, LinkOptions, Prng};
 use mischief_reactor::{Limits, Random};
 
 use super::party::{Desk, Footprint, SECOND, SharedDesk, join, join_with, lock, until_idle, watch};
@@ -70,18 +70,14 @@ impl Scenario for Mesh {
         plan.flaps(machines, self.faults.div_ceil(2), within);
         plan.isolations(machines, self.faults, within);
         plan.pauses(machines, self.faults, within);
+        plan.moves(machines, self.faults, within);
         plan.troubles(machines, self.faults, within);
         plan
     }
 
     fn run(&self, stage: &Stage) {
         let mut prng = stage.prng(1);
-        stage.set_default_link(LinkOptions {
-            delay: Duration::from_micros(200 + prng.below(20_000)),
-            jitter: Duration::from_micros(prng.below(20_000)),
-            loss: 0.05,
-            ..LinkOptions::default()
-        });
+        stage.set_default_link(weather(&mut prng));
         let desks: Vec<SharedDesk> = (0..self.machines).map(Desk::new).collect();
         for (number, desk) in desks.iter().enumerate() {
             // Some are short of memory from the beginning, and have kernels that take and give little at a time.
@@ -126,6 +122,29 @@ impl Scenario for Mesh {
         party.until_arrived(120 * SECOND);
         party.check_connected();
         party.part();
+    }
+}
+
+/// Links that lose 5 % and differ from seed to seed in all else.
+fn weather(prng: &mut Prng) -> LinkOptions {
+    let distributions = [
+        Distribution::Uniform,
+        Distribution::Normal,
+        Distribution::LongTail,
+    ];
+    LinkOptions {
+        delay: Duration::from_micros(200 + prng.below(20_000)),
+        jitter: Duration::from_micros(prng.below(20_000)),
+        distribution: distributions[prng.below(3) as usize],
+        loss: 0.05,
+        duplicate: [0.0, 0.02][prng.below(2) as usize],
+        reorder: [0.0, 0.05][prng.below(2) as usize],
+        bandwidth: (prng.below(2) == 0).then(|| Bandwidth::new(500_000 + prng.below(5_000_000))),
+        flaps: (prng.below(4) == 0).then_some(Flaps {
+            up: 20 * SECOND,
+            down: SECOND,
+        }),
+        ..LinkOptions::default()
     }
 }
 
