@@ -49,7 +49,8 @@ impl Fixture {
         let runtime = Runtime::builder().start().unwrap();
         let handle = runtime.handle();
         let hub = Hub::new(handle.clone(), callbacks);
-        let peers = Peers::with_roster(peer(0), PeersLimits::default(), hub.roster.clone());
+        let limits = PeersLimits::with_peers_max(1000);
+        let peers = Peers::with_roster(peer(255), limits, hub.roster.clone());
         let (poked, pokes) = mpsc::channel();
         let (asks, asked) = mpsc::channel();
         let backend = Box::new(Played {
