@@ -30,6 +30,8 @@ pub mod actor;
 mod budget;
 pub mod io;
 mod random;
+#[doc(hidden)]
+pub mod sabotage;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod time;

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use mischief_reactor::io::driver::{Disk, DiskFile, OpenOptions};
+use mischief_reactor::sabotage::{self, Mutation};
 use thiserror::Error;
 
 /// The file that a running node keeps locked.
@@ -103,10 +104,16 @@ impl DataDir {
         };
         let file = self.disk.open(&fresh, options)?;
         file.write_at(0, bytes)?;
-        // Without this the rename may reach the disk before the bytes do.
-        file.sync()?;
+        let is_lazy = sabotage::is_on(Mutation::AcknowledgeBeforeSync);
+        if !is_lazy {
+            // Without this the rename may reach the disk before the bytes do.
+            file.sync()?;
+        }
         drop(file);
         self.disk.rename(&fresh, &target)?;
+        if is_lazy {
+            return Ok(());
+        }
         self.disk.sync_dir(&self.path)
     }
 }

@@ -385,3 +385,17 @@ fn masking_keeps_lines_and_tells_code_from_text() {
     assert_eq!(words, ["a", "e", "i", "l", "m", "'n", "o", "p", "s'", "t"]);
     assert_eq!(masked.lines().count(), 3);
 }
+
+#[test]
+fn a_product_with_mistakes_is_found() {
+    let good = "[features]\nsabotage = []\n[dev-dependencies]\nr = { features = [\"sabotage\"] }\n";
+    assert_clean(&check(&[("reactor/Cargo.toml", good)]));
+    for (bad, line) in [
+        ("[features]\ndefault = [\"sabotage\"]\n", 2),
+        ("[features]\nsabotage = []\nother = [\"r/sabotage\"]\n", 3),
+        ("[dependencies]\nr = { features = [\"sabotage\"] }\n", 2),
+    ] {
+        let findings = check(&[("Cargo.toml", bad)]);
+        assert_found(&findings, "Cargo.toml", line, "only a dev-dependency");
+    }
+}

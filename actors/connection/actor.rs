@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mischief_reactor::{
     Actor, ActorId, Address, Context, Drain, Event as Happening, Failure, Handle, Instant, Message,
-    Recipient, SocketId, StopReason,
+    Recipient, StopReason,
 };
 use parking_lot::Mutex;
 
@@ -19,13 +19,14 @@ use super::admission::{Admission, RETRY_AFTER, Start, Ticket};
 use super::dial_error::AttemptFailure;
 use super::error::{CloseCode, Error};
 use super::handshake::Authenticated;
-use super::link::{Deliver, Link};
+use super::link::{Deliver, Link, Links};
 use super::liveness::Rtt;
 use super::machine::{Connection, Event, Sink};
 use super::noise::{MESSAGE_1_BYTES, MESSAGE_1_PSK_BYTES};
 use super::preface::PREFACE_BYTES;
 use super::reason::{DisconnectReason, RefusedReason};
 use super::record::{ChannelMessage, Class, Encoded, LargeMessage, Records};
+use super::state::Tally;
 use super::stream::StreamId;
 use super::{BulkEvent, Config, QueueError};
 use crate::peers::{PeerRef, ProbeToken};
@@ -63,6 +64,8 @@ pub struct Common {
     pub config: Mutex<Arc<Config>>,
     /// Where received messages go.
     pub deliver: Arc<dyn Deliver>,
+    /// The links to the threads outside.
+    pub links: Arc<dyn Links>,
     /// Who decides about connections.
     pub judge: Recipient<Report>,
     /// Who may run a handshake.
@@ -131,8 +134,8 @@ pub struct Identified {
     pub addr: SocketAddr,
     /// What the handshake has proved, and what the peer says of itself.
     pub authenticated: Box<Authenticated>,
-    /// For the threads outside, once the connection is announced.
-    pub link: Arc<Link>,
+    /// The largest body of a message that the peer takes, in bytes.
+    pub message_max: u32,
 }
 
 /// What a connection has carried.
@@ -184,11 +187,9 @@ pub enum Origin {
 pub struct ConnectionActor {
     machine: Connection,
     common: Arc<Common>,
-    socket: Option<SocketId>,
-    link: Option<Arc<Link>>,
+    /// Its own id, once the peer is identified; before that nobody knows of it.
+    id: ActorId,
     extra: Option<Box<Extra>>,
-    messages_in: u64,
-    messages_out: u64,
     /// Not all that was taken from the link has been handed to the socket.
     is_sending: bool,
     is_over: bool,
@@ -207,6 +208,8 @@ const OUTBOX_MAX: usize = 4;
 struct Extra {
     /// Gone once the connection is announced.
     early: Option<Early>,
+    /// For what the threads outside have to say and to hear, given up when it has been quiet for a while.
+    link: Option<Arc<Link>>,
     /// Messages that the machine's queue had no room for.
     unqueued: Option<Encoded>,
     /// A report that the judge had no room for, and those after it.
@@ -217,6 +220,7 @@ struct Extra {
 impl Extra {
     fn is_empty(&self) -> bool {
         self.early.is_none()
+            && self.link.is_none()
             && self.unqueued.is_none()
             && self.outbox.is_empty()
             && self.probe.is_none()
@@ -255,8 +259,7 @@ impl ConnectionActor {
         ConnectionActor {
             machine,
             common,
-            socket: None,
-            link: None,
+            id: ActorId::NOBODY,
             extra: Some(Box::new(Extra {
                 early: Some(Early {
                     addr,
@@ -270,8 +273,6 @@ impl ConnectionActor {
                 }),
                 ..Extra::default()
             })),
-            messages_in: 0,
-            messages_out: 0,
             is_sending: false,
             is_over: false,
             flush_doublings: 0,
@@ -281,6 +282,39 @@ impl ConnectionActor {
 
     fn early(&self) -> Option<&Early> {
         self.extra.as_ref()?.early.as_ref()
+    }
+
+    /// The link, if it is in use.
+    fn link(&self) -> Option<&Arc<Link>> {
+        self.extra.as_ref()?.link.as_ref()
+    }
+
+    /// The link, if a thread has made one.
+    fn find_link(&mut self) -> Option<Arc<Link>> {
+        if self.link().is_none() {
+            let link = self.common.links.find(self.id)?;
+            self.extra().link = Some(link);
+        }
+        self.link().cloned()
+    }
+
+    /// Gives the link up if it has become quiet. A new one counts from the beginning, so all that came by this one has to be
+    /// gone.
+    fn release_link(&mut self) {
+        if self.is_sending {
+            return;
+        }
+        let Some(link) = self.take_extra(|extra| extra.link.take()) else {
+            return;
+        };
+        link.release();
+        if let Some(link) = self.common.links.release(link) {
+            self.extra().link = Some(link);
+        }
+    }
+
+    fn is_identified(&self) -> bool {
+        self.id != ActorId::NOBODY
     }
 
     fn unqueued(&self) -> Option<&Encoded> {
@@ -332,23 +366,13 @@ impl ConnectionActor {
         }
         let mut inlet = Inlet {
             common: &self.common,
-            link: self.link.as_ref(),
-            early: early_in(&mut self.extra),
+            id: self.id,
+            extra: &mut self.extra,
             messages: 0,
         };
         self.machine.handle_bytes(cx.now(), bytes, &mut inlet);
-        self.messages_in += inlet.messages;
-        self.pass_message_max();
-    }
-
-    /// The peer may take larger messages from now on.
-    fn pass_message_max(&mut self) {
-        let message_max = self.machine.peer_message_max();
-        if let Some(link) = &self.link
-            && link.message_max() != message_max
-        {
-            link.set_message_max(message_max);
-        }
+        let messages = inlet.messages;
+        self.machine.count(Tally::MessagesIn, messages);
     }
 
     /// The first bytes of an inbound connection: its handshake costs a place, for which it has to ask.
@@ -402,14 +426,14 @@ impl ConnectionActor {
                 if let Some(evicted) = evicted {
                     cx.stop_actor(evicted);
                 }
-                if let Some(socket) = self.socket {
+                if let Some(socket) = cx.socket() {
                     cx.resume_reading(socket);
                 }
                 self.feed(&mut first, cx);
             }
             Start::Wait => {
                 early.retry_at = Some(now + RETRY_AFTER);
-                if let Some(socket) = self.socket {
+                if let Some(socket) = cx.socket() {
                     cx.pause_reading(socket);
                 }
             }
@@ -427,7 +451,7 @@ impl ConnectionActor {
 
     /// Ends at once, without a word to the peer.
     fn abort(&mut self, cx: &mut Context<'_, Self>) {
-        if let Some(socket) = self.socket.take() {
+        if let Some(socket) = cx.socket() {
             cx.close(socket, true);
         }
         self.machine.handle_eof();
@@ -435,7 +459,9 @@ impl ConnectionActor {
 
     /// Takes what outside threads have left in the link.
     fn take_link(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(link) = &self.link else { return };
+        let Some(link) = self.find_link() else {
+            return cx.flush_later();
+        };
         let takes = self.machine.is_open() && self.unqueued().is_none();
         let mut encoded = if takes {
             self.machine.reclaim().unwrap_or_default()
@@ -448,7 +474,8 @@ impl ConnectionActor {
         }
         self.machine.recycle(taken.memory);
         if !encoded.is_empty() {
-            self.messages_out += encoded.count() as u64;
+            self.machine
+                .count(Tally::MessagesOut, encoded.count() as u64);
             self.is_sending = true;
             self.queue(encoded);
         }
@@ -461,11 +488,14 @@ impl ConnectionActor {
         if let Some(encoded) = self.take_unqueued() {
             self.machine.queue_last(encoded);
         }
-        let Some(link) = &self.link else { return };
+        let Some(link) = self.find_link() else {
+            return;
+        };
         let mut encoded = Encoded::new();
         link.take(self.machine.is_open(), &mut encoded);
         if !encoded.is_empty() {
-            self.messages_out += encoded.count() as u64;
+            self.machine
+                .count(Tally::MessagesOut, encoded.count() as u64);
             self.is_sending = true;
             self.machine.queue_last(encoded);
         }
@@ -483,13 +513,15 @@ impl ConnectionActor {
 
     /// Seals and writes what waits, as far as the socket takes it.
     fn flush(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(socket) = self.socket else { return };
+        let Some(socket) = cx.socket() else {
+            return;
+        };
         let now = cx.now();
         let mut scratch = cx.take_scratch();
         let mut written = 0;
         while cx.unsent(socket) == 0 {
             scratch.clear();
-            let bytes_max = FLUSH_BYTES << self.flush_doublings;
+            let bytes_max = self.flush_bytes();
             if self.machine.poll_transmit(now, &mut scratch, bytes_max) == 0 {
                 break;
             }
@@ -501,7 +533,6 @@ impl ConnectionActor {
                 Ok(0) => {}
                 Ok(_) => self.flush_doublings = 0,
                 Err(error) => {
-                    self.socket = None;
                     self.on_lost(error.kind());
                     break;
                 }
@@ -515,15 +546,22 @@ impl ConnectionActor {
         self.mark_sent(cx);
     }
 
+    /// Bytes to be sealed for the next write. While one half of what the peer takes is on its way there, the other is
+    /// sealed: all of it at once would have each side wait for the other.
+    fn flush_bytes(&self) -> usize {
+        let half = self.machine.credit() / 2;
+        half.clamp(FLUSH_BYTES, FLUSH_BYTES << self.flush_doublings)
+    }
+
     /// Tells outside threads which of their messages have been handed to the socket.
     fn mark_sent(&mut self, cx: &mut Context<'_, Self>) {
-        if !self.is_sending || self.socket.is_none_or(|socket| cx.unsent(socket) > 0) {
+        if !self.is_sending || cx.socket().is_none_or(|socket| cx.unsent(socket) > 0) {
             return;
         }
         let waiting = self.unqueued().map_or(0, |encoded| encoded.len());
         let unsent = self.machine.application_bytes() + waiting;
         self.is_sending = unsent > 0;
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link() {
             link.mark_sent(unsent);
         }
     }
@@ -539,11 +577,7 @@ impl ConnectionActor {
             match event {
                 Event::Authenticated(authenticated) => self.on_authenticated(authenticated, cx),
                 Event::Opened => self.on_opened(cx),
-                Event::MessageMax(max) => {
-                    if let Some(link) = &self.link {
-                        link.set_message_max(max);
-                    }
-                }
+                Event::MessageMax(max) => self.common.links.set_message_max(self.id, max),
                 Event::Drained(Class::Application) => {
                     if let Some(encoded) = self.take_unqueued() {
                         self.queue(encoded);
@@ -553,7 +587,7 @@ impl ConnectionActor {
                 Event::Drained(_) | Event::BulkWritable(_) => {}
                 Event::Closed(error) => self.on_closed(error, cx),
                 Event::ShutdownWrite => {
-                    if let Some(socket) = self.socket {
+                    if let Some(socket) = cx.socket() {
                         // A socket that is gone already says so itself.
                         let _ = cx.shutdown_write(socket);
                     }
@@ -562,10 +596,10 @@ impl ConnectionActor {
                     }
                 }
                 Event::Finished { abort } => {
-                    if let Some(link) = &self.link {
+                    if let Some(link) = self.link() {
                         link.close(Arc::from("the connection has ended"));
                     }
-                    if let Some(socket) = self.socket.take() {
+                    if let Some(socket) = cx.socket() {
                         cx.close(socket, abort);
                     }
                     cx.stop();
@@ -609,16 +643,14 @@ impl ConnectionActor {
             }
             None => None,
         };
-        let message_max = self.machine.peer_message_max();
-        let link = Link::new(authenticated.peer, cx.id(), message_max);
-        self.link = Some(link.clone());
         let addr = early.addr;
+        self.id = cx.id();
         let identified = Identified {
             connection: cx.address(),
             dial,
             addr,
             authenticated,
-            link,
+            message_max: self.machine.peer_message_max(),
         };
         self.report(Report::Identified(Box::new(identified)), cx);
     }
@@ -653,12 +685,19 @@ impl ConnectionActor {
                 },
             );
         }
-        if let Some(link) = &self.link {
-            for held in early.held {
-                match held {
-                    Held::Records(bytes) => self.common.deliver.records(link, Records::new(&bytes)),
-                    Held::Large(message) => self.common.deliver.large(link, message),
-                }
+        // The peer may have changed its mind since it was introduced.
+        let message_max = self.machine.peer_message_max();
+        self.common.links.set_message_max(self.id, message_max);
+        let mut inlet = Inlet {
+            common: &self.common,
+            id: self.id,
+            extra: &mut self.extra,
+            messages: 0,
+        };
+        for held in early.held {
+            match held {
+                Held::Records(bytes) => inlet.deliver_records(Records::new(&bytes)),
+                Held::Large(message) => inlet.deliver_large(message),
             }
         }
         self.take_link(cx);
@@ -668,16 +707,28 @@ impl ConnectionActor {
         log::debug!("connection {}: {error}", cx.id());
         self.is_over = true;
         let is_written_out = matches!(error, Error::ClosedHere { .. });
-        match &self.link {
+        match self.close_link() {
             Some(link) if is_written_out => link.shut(Arc::from(error.to_string())),
             Some(link) => link.close(Arc::from(error.to_string())),
             None => {}
         }
         self.end_early(&error, cx);
         // Before it was identified nobody knew of it.
-        if self.link.is_some() {
+        if self.is_identified() {
             self.report_end(DisconnectReason::from_end(&error, self.lost), cx);
         }
+    }
+
+    /// Nothing more is taken from the threads outside. The link, if there is one.
+    fn close_link(&mut self) -> Option<Arc<Link>> {
+        if !self.is_identified() {
+            return None;
+        }
+        let link = self.common.links.close(self.id);
+        if link.is_some() {
+            self.extra().link.clone_from(&link);
+        }
+        self.link().cloned()
     }
 
     /// The end of a connection that was not announced. Whoever was let in at the door and is refused keeps the place there
@@ -763,13 +814,12 @@ impl ConnectionActor {
     }
 
     fn figures(&self) -> Figures {
-        let (bytes_in, bytes_out) = self.machine.bytes();
         Figures {
             rtt: self.machine.rtt(),
-            bytes_in,
-            bytes_out,
-            messages_in: self.messages_in,
-            messages_out: self.messages_out,
+            bytes_in: self.machine.tally(Tally::BytesIn),
+            bytes_out: self.machine.tally(Tally::BytesOut),
+            messages_in: self.machine.tally(Tally::MessagesIn),
+            messages_out: self.machine.tally(Tally::MessagesOut),
             queued: self.machine.queued_bytes()
                 + self.unqueued().map_or(0, |encoded| encoded.len()),
         }
@@ -851,7 +901,6 @@ impl Actor for ConnectionActor {
     ) -> Result<(), Failure> {
         match event {
             Happening::Given { socket } => {
-                self.socket = Some(socket);
                 let is_evicted = self
                     .ticket()
                     .is_some_and(|ticket| !ticket.set_owner(cx.id()));
@@ -883,14 +932,11 @@ impl Actor for ConnectionActor {
                 if leave_at.is_some_and(|at| at <= cx.now()) {
                     self.abort(cx);
                 }
-                if let Some(link) = &self.link {
-                    link.release();
-                }
+                self.release_link();
                 cx.release_scratch();
             }
             Happening::ReadClosed { .. } => self.machine.handle_eof(),
             Happening::Closed { error, .. } => {
-                self.socket = None;
                 self.on_lost(error.kind());
             }
             Happening::Ready(_) => self.on_ready(cx),
@@ -902,12 +948,11 @@ impl Actor for ConnectionActor {
     }
 
     fn stopping(&mut self, reason: &StopReason, cx: &mut Context<'_, Self>) -> Drain {
-        let Some(socket) = self.socket else {
+        let Some(socket) = cx.socket() else {
             return Drain::Done;
         };
-        if self.link.is_none() {
+        if !self.is_identified() {
             // Evicted at the door, refused there, or its dial was given up.
-            self.socket = None;
             cx.close(socket, !self.is_over);
             return Drain::Done;
         }
@@ -926,7 +971,8 @@ impl Actor for ConnectionActor {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.machine.heap_bytes()
+        let extra = self.extra.as_ref().map_or(0, |_| size_of::<Extra>());
+        self.machine.heap_bytes() + extra
     }
 }
 
@@ -950,14 +996,15 @@ impl Drop for ConnectionActor {
                 log::debug!("a dialler has ended before its connection");
             }
         }
-        let Some(link) = self.link.take() else {
+        if !self.is_identified() {
             return;
-        };
-        link.close(Arc::from("the connection's actor ended"));
+        }
+        if let Some(link) = self.close_link() {
+            link.close(Arc::from("the connection's actor ended"));
+        }
         let untold = self.take_outbox();
         if !self.is_over && !is_unknown(&untold) {
-            self.common
-                .fall(link.connection(), DisconnectReason::Internal);
+            self.common.fall(self.id, DisconnectReason::Internal);
         }
     }
 }
@@ -965,30 +1012,53 @@ impl Drop for ConnectionActor {
 /// Where the machine puts what it receives.
 struct Inlet<'a> {
     common: &'a Common,
-    link: Option<&'a Arc<Link>>,
-    early: Option<&'a mut Early>,
+    id: ActorId,
+    extra: &'a mut Option<Box<Extra>>,
     messages: u64,
+}
+
+impl Inlet<'_> {
+    /// The link, which is made if there is none. `None`: the peer has just been announced as gone.
+    fn link(&mut self) -> Option<&Arc<Link>> {
+        let extra = self.extra.get_or_insert_default();
+        if extra.link.is_none() {
+            extra.link = self.common.links.open(self.id);
+        }
+        extra.link.as_ref()
+    }
+
+    fn deliver_records(&mut self, records: Records<'_>) {
+        let deliver = &self.common.deliver;
+        if let Some(link) = self.link() {
+            deliver.records(link, records);
+        }
+    }
+
+    fn deliver_large(&mut self, message: LargeMessage) {
+        let deliver = &self.common.deliver;
+        if let Some(link) = self.link() {
+            deliver.large(link, message);
+        }
+    }
 }
 
 impl Sink for Inlet<'_> {
     fn records(&mut self, records: Records<'_>) {
         self.messages += records.count_messages() as u64;
-        match (&mut self.early, self.link) {
-            (Some(early), _) => match early.held.last_mut() {
+        match early_in(self.extra) {
+            Some(early) => match early.held.last_mut() {
                 Some(Held::Records(bytes)) => bytes.extend_from_slice(records.as_bytes()),
                 _ => early.held.push(Held::Records(records.as_bytes().to_vec())),
             },
-            (None, Some(link)) => self.common.deliver.records(link, records),
-            (None, None) => debug_assert!(false, "a connection without a link is not open"),
+            None => self.deliver_records(records),
         }
     }
 
     fn large(&mut self, message: LargeMessage) {
         self.messages += 1;
-        match (&mut self.early, self.link) {
-            (Some(early), _) => early.held.push(Held::Large(message)),
-            (None, Some(link)) => self.common.deliver.large(link, message),
-            (None, None) => debug_assert!(false, "a connection without a link is not open"),
+        match early_in(self.extra) {
+            Some(early) => early.held.push(Held::Large(message)),
+            None => self.deliver_large(message),
         }
     }
 
@@ -1012,11 +1082,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // Together with an allocator's own word this is to stay within a size class of 320 bytes.
-        assert!(
-            size_of::<ConnectionActor>() <= 312,
-            "{}",
-            size_of::<ConnectionActor>()
-        );
+        // Together with the word that an allocator adds this fills a piece of 208 bytes.
+        assert_eq!(size_of::<ConnectionActor>(), 200);
+        assert_eq!(size_of::<Connection>(), 168);
     }
 }

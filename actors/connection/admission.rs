@@ -135,6 +135,15 @@ pub struct AdmissionCounts {
     pub evicted: u64,
 }
 
+/// The most handshakes that run for one place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdmissionCrowd {
+    /// Of one address: an IPv4 address or an IPv6 /64.
+    pub running_of_address: u32,
+    /// Of one prefix: an IPv4 /24 or an IPv6 /48.
+    pub running_of_prefix: u32,
+}
+
 impl<O: Copy> Admission<O> {
     /// An empty table.
     pub fn new(limits: AdmissionLimits) -> Admission<O> {
@@ -159,6 +168,16 @@ impl<O: Copy> Admission<O> {
     /// What is going on.
     pub fn counts(&self) -> AdmissionCounts {
         self.table.lock().counts()
+    }
+
+    /// Where most handshakes run. Looks at every address that has a socket here.
+    pub fn crowd(&self) -> AdmissionCrowd {
+        let table = self.table.lock();
+        let running = |count: &Count| count.running;
+        AdmissionCrowd {
+            running_of_address: table.addresses.values().map(running).max().unwrap_or(0),
+            running_of_prefix: table.prefixes.values().map(running).max().unwrap_or(0),
+        }
     }
 }
 

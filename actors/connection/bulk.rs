@@ -286,7 +286,7 @@ impl BulkStreams {
     /// The owner is done with bytes of the peer's stream.
     pub(crate) fn consumed(&mut self, id: u32, window: u32, bytes: u32) {
         if let Some(stream) = self.incoming.get_mut(&id) {
-            stream.window.consume(window, bytes);
+            stream.window.consume(window, &mut 0, bytes);
             stream.finish(window);
         }
     }

@@ -3,6 +3,7 @@
 //! A key is kept as its 32 bytes and expanded for each frame. That costs some 24 ns for a frame of up to 64 KiB and
 //! saves 0.5 KiB for each direction of each idle connection.
 
+use mischief_reactor::sabotage::{self, Mutation};
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use zeroize::{Zeroize, Zeroizing};
@@ -132,7 +133,6 @@ impl CipherState {
     }
 
     /// Frames sealed or opened since the beginning.
-    #[cfg(test)]
     pub(crate) fn count(&self) -> u64 {
         self.n
     }
@@ -145,6 +145,7 @@ impl CipherState {
         start: usize,
     ) -> Result<(), CipherError> {
         let nonce = self.nonce(suite)?;
+        sabotage::note_nonce(&self.key, self.n);
         if let Some(key) = suite.expanded(&self.key) {
             let tag = key
                 .seal_in_place_separate_tag(nonce, Aad::empty(), &mut bytes[start..])
@@ -176,6 +177,10 @@ impl CipherState {
 
     /// Noise §4.2, REKEY: the first 32 bytes of zeros sealed with the reserved nonce. The counter goes on.
     pub(crate) fn rekey(&mut self, suite: Suite) {
+        if sabotage::is_on(Mutation::ReuseNonce) {
+            self.n = 0;
+            return;
+        }
         let Some(key) = suite.expanded(&self.key) else {
             return;
         };

@@ -1,4 +1,5 @@
-//! Where a connection and the threads outside meet: one small piece of locked memory for each announced peer.
+//! Where a connection and the threads outside meet: one small piece of locked memory for each announced peer with which
+//! something has been exchanged of late. [`Links`] makes them when they are needed and takes them back.
 //!
 //! A message to a connection costs a mailbox slot and an allocation; at millions of small messages a second that is most
 //! of the work. So outside threads encode their records straight into the link, under its lock, and the connection takes
@@ -356,6 +357,17 @@ impl Link {
         }
     }
 
+    /// Whether nothing waits in it, of messages or of credit, and nobody for it.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        let buffer = state.buffer.as_ref();
+        !state.is_poked
+            && state.consumed == 0
+            && buffer.is_none_or(|buffer| {
+                buffer.records.is_empty() && buffer.waiting.is_empty() && buffer.room.is_empty()
+            })
+    }
+
     /// The largest body that may be sent.
     pub fn message_max(&self) -> u32 {
         self.message_max.load(Ordering::Relaxed)
@@ -550,6 +562,25 @@ impl fmt::Debug for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sent({:?})", self.try_result())
     }
+}
+
+/// Where the links of a node's connections stand. One is made only when there is something to say.
+pub trait Links: Send + Sync {
+    /// The link of an announced connection, made if there is none. `None`: the connection is no peer's, or no longer.
+    fn open(&self, connection: ActorId) -> Option<Arc<Link>>;
+
+    /// The link of a connection, if one was made.
+    fn find(&self, connection: ActorId) -> Option<Arc<Link>>;
+
+    /// Makes no link for a connection any more. The one that was made is for the caller to [`shut`](Link::shut) or
+    /// [`close`](Link::close).
+    fn close(&self, connection: ActorId) -> Option<Arc<Link>>;
+
+    /// Takes a link back that is idle and that nobody else holds; gives it back if that is not so.
+    fn release(&self, link: Arc<Link>) -> Option<Arc<Link>>;
+
+    /// Sets the largest body that may be sent on a connection.
+    fn set_message_max(&self, connection: ActorId, max: u32);
 }
 
 /// Where a connection puts the messages it has received: called on a core thread, so it must not wait.

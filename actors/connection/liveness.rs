@@ -10,8 +10,6 @@ const MISSED_MAX: u8 = 2;
 /// Round-trip times of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rtt {
-    /// The latest sample.
-    pub latest: Duration,
     /// The smoothed value (RFC 6298 §2).
     pub smoothed: Duration,
     /// The mean deviation from it (RFC 6298 §2).
@@ -21,7 +19,6 @@ pub struct Rtt {
 /// Estimates the round-trip time, in microseconds to keep it small.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RttEstimator {
-    latest: u32,
     smoothed: u32,
     /// 0 until the first sample, else one more than the value.
     deviation: u32,
@@ -32,7 +29,6 @@ impl RttEstimator {
         let rtt = u32::try_from(rtt.as_micros())
             .unwrap_or(u32::MAX / 8)
             .min(u32::MAX / 8);
-        self.latest = rtt;
         match self.deviation.checked_sub(1) {
             None => {
                 self.smoothed = rtt;
@@ -50,7 +46,6 @@ impl RttEstimator {
         let deviation = self.deviation.checked_sub(1)?;
         let micros = |value: u32| Duration::from_micros(u64::from(value));
         Some(Rtt {
-            latest: micros(self.latest),
             smoothed: micros(self.smoothed),
             jitter: micros(deviation),
         })
@@ -77,17 +72,29 @@ pub(crate) enum Look {
     Dead,
 }
 
+/// The last sign of life is kept to a millisecond, which is good for spans of up to 49 days.
+const SEEN_UNIT: Duration = Duration::from_millis(1);
+/// The time of a ping is kept to four microseconds: fine enough for the nearest peer, and good for spans of up to 4 hours.
+const PING_UNIT: Duration = Duration::from_micros(4);
+
+/// The clock in units, modulo 2^32.
+#[inline]
+fn units(now: Instant, unit: Duration) -> u32 {
+    (now.as_nanos() / u64::from(unit.subsec_nanos())) as u32
+}
+
 /// Keep-alive: a ping when nothing has come for a while. Nothing is re-armed by what comes in; the time of the last
 /// sign of life is looked at when the deadline has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeepAlive {
-    /// When the peer last gave a sign of life.
-    seen_at: Instant,
-    /// When the ping was sent, or became due.
-    ping_at: Instant,
-    token: u32,
+    /// When the peer last gave a sign of life, in [`SEEN_UNIT`].
+    seen_at: u32,
+    /// When the ping was sent, or became due, in [`PING_UNIT`]. It is the token of the ping as well.
+    ping_at: u32,
     state: State,
     missed: u8,
+    /// Something has come since the ping.
+    is_heard: bool,
     /// The peer is to answer soon, since the machine may have slept through its end.
     is_probing: bool,
 }
@@ -95,29 +102,39 @@ pub(crate) struct KeepAlive {
 impl KeepAlive {
     pub(crate) fn new(now: Instant) -> KeepAlive {
         KeepAlive {
-            seen_at: now,
-            ping_at: now,
-            token: 0,
+            seen_at: units(now, SEEN_UNIT),
+            ping_at: units(now, PING_UNIT),
             state: State::Quiet,
             missed: 0,
+            is_heard: false,
             is_probing: false,
         }
     }
 
     #[inline]
     pub(crate) fn seen(&mut self, now: Instant) {
-        self.seen_at = now;
+        self.seen_at = units(now, SEEN_UNIT);
+        self.is_heard = true;
     }
 
-    pub(crate) fn seen_at(&self) -> Instant {
-        self.seen_at
+    fn since_seen(&self, now: Instant) -> Duration {
+        SEEN_UNIT * units(now, SEEN_UNIT).wrapping_sub(self.seen_at)
+    }
+
+    fn since_ping(&self, now: Instant) -> Duration {
+        PING_UNIT * units(now, PING_UNIT).wrapping_sub(self.ping_at)
+    }
+
+    fn begin_ping(&mut self, now: Instant) {
+        self.ping_at = units(now, PING_UNIT);
+        self.is_heard = false;
     }
 
     /// Asks for a ping now.
     pub(crate) fn ping(&mut self, now: Instant) {
         if self.state == State::Quiet {
             self.state = State::Due;
-            self.ping_at = now;
+            self.begin_ping(now);
         }
     }
 
@@ -129,7 +146,7 @@ impl KeepAlive {
     /// Asks for a ping now that has to be answered soon.
     pub(crate) fn probe(&mut self, now: Instant) {
         self.state = State::Due;
-        self.ping_at = now;
+        self.begin_ping(now);
         self.missed = 0;
         self.is_probing = true;
     }
@@ -141,9 +158,8 @@ impl KeepAlive {
             return None;
         }
         self.state = State::Sent;
-        self.ping_at = now;
-        self.token = self.token.wrapping_add(1);
-        Some(self.token)
+        self.begin_ping(now);
+        Some(self.ping_at)
     }
 
     #[inline]
@@ -153,13 +169,13 @@ impl KeepAlive {
 
     /// The answer to a ping. Answers to others than the latest are passed over.
     pub(crate) fn pong(&mut self, now: Instant, token: u32) -> Option<Duration> {
-        if self.state != State::Sent || token != self.token {
+        if self.state != State::Sent || token != self.ping_at {
             return None;
         }
         self.state = State::Quiet;
         self.missed = 0;
         self.is_probing = false;
-        Some(now.saturating_duration_since(self.ping_at))
+        Some(self.since_ping(now))
     }
 
     /// Looks at the clock.
@@ -170,19 +186,19 @@ impl KeepAlive {
             timeout
         };
         if self.state != State::Quiet {
-            let due = self.ping_at + timeout;
-            if now < due {
-                return Look::At(due);
+            let since_ping = self.since_ping(now);
+            if since_ping < timeout {
+                return Look::At(now + (timeout - since_ping));
             }
             // Anything that came since will do for an answer.
-            let is_alive = self.seen_at > self.ping_at;
+            let is_alive = self.is_heard;
             self.missed = if is_alive { 0 } else { self.missed + 1 };
             if self.missed >= MISSED_MAX {
                 return Look::Dead;
             }
             if is_alive && self.is_probing {
                 // The peer lives, but whoever asked wants the answer to this ping and to nothing older.
-                self.ping_at = now;
+                self.begin_ping(now);
                 return Look::At(now + timeout);
             }
             self.state = State::Quiet;
@@ -191,14 +207,14 @@ impl KeepAlive {
                 return Look::At(now + timeout);
             }
         }
-        let due = self.seen_at + idle;
+        let since_seen = self.since_seen(now);
         // A busy connection needs no keep-alive, but its round-trip time should not grow old.
-        let is_busy = now.saturating_duration_since(self.seen_at) < idle / 4;
-        if now >= due || is_busy && now >= self.ping_at + idle * 2 {
+        let is_busy = since_seen < idle / 4;
+        if since_seen >= idle || is_busy && self.since_ping(now) >= idle * 2 {
             self.ping(now);
             return Look::At(now + timeout);
         }
-        Look::At(due)
+        Look::At(now + (idle - since_seen))
     }
 }
 
@@ -225,7 +241,6 @@ mod tests {
         let value = rtt.value().unwrap();
         assert_eq!(value.smoothed, Duration::from_millis(90));
         assert_eq!(value.jitter, Duration::from_millis(50));
-        assert_eq!(value.latest, Duration::from_millis(160));
         rtt.sample(Duration::MAX);
         rtt.sample(Duration::ZERO);
         assert!(rtt.value().is_some());
@@ -239,9 +254,11 @@ mod tests {
         assert_eq!(alive.look(at(30), IDLE, TIMEOUT), Look::At(at(50)));
         assert_eq!(alive.take_ping(at(30)), None);
         assert_eq!(alive.look(at(50), IDLE, TIMEOUT), Look::At(at(60)));
-        assert_eq!(alive.take_ping(at(50)), Some(1));
+        let first = alive.take_ping(at(50));
+        assert!(first.is_some());
         assert_eq!(alive.look(at(60), IDLE, TIMEOUT), Look::At(at(70)));
-        assert_eq!(alive.take_ping(at(60)), Some(2));
+        let second = alive.take_ping(at(60));
+        assert!(second.is_some() && second != first);
         assert_eq!(alive.look(at(70), IDLE, TIMEOUT), Look::Dead);
     }
 

@@ -19,9 +19,9 @@ use super::record::{ChannelMessage, Class, LargeMessage, Records};
 use super::send::CONTROL_QUEUE_MAX;
 use super::state::{
     APPLICATION, Active, Due, End, GOSSIP, Handshaking, LastWords, MessageStream, PeerLimits,
-    Phase, STREAM_IDS, Unsent,
+    Phase, STREAM_IDS, Standing, Tally, Unsent,
 };
-use super::stream::{ReceiveWindow, SendWindow, StreamId};
+use super::stream::{SendWindow, StreamId};
 use crate::identity::PeerId;
 
 /// How often a message that waits for the node's budget asks again.
@@ -72,28 +72,18 @@ pub enum Event {
 /// until [`Connection::poll_timeout`].
 pub struct Connection {
     pub(crate) config: Arc<Config>,
-    pub(crate) phase: Phase,
+    pub(crate) phase: Standing,
     pub(crate) active: Option<Box<Active>>,
     pub(crate) send: CipherState,
     pub(crate) receive: CipherState,
     /// The deadline of the phase; when open, when to look at the clock again.
     pub(crate) check_at: Instant,
     pub(crate) alive: KeepAlive,
-    /// Bytes of application records queued so far.
-    pub(crate) queued: u64,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
+    pub(crate) tally: [u32; Tally::COUNT],
     pub(crate) rtt: RttEstimator,
-    pub(crate) streams: [MessageStream; 2],
+    pub(crate) application: MessageStream,
     /// Seconds of the clock, to save four bytes.
     pub(crate) rekeyed_at: u32,
-    pub(crate) frames_since_rekey: u32,
-    /// The token of the PONG that is due.
-    pub(crate) pong: u32,
-    pub(crate) message_max: u32,
-    pub(crate) peer: PeerLimits,
-    pub(crate) bulk_opened: u32,
-    pub(crate) bulk_seen: u32,
     pub(crate) role: Role,
     pub(crate) suite: Suite,
     pub(crate) due: Due,
@@ -131,24 +121,16 @@ impl Connection {
         };
         Connection {
             config: Arc::clone(config),
-            phase: Phase::Handshake(Box::new(handshaking)),
+            phase: Standing::new(Phase::Handshake(Box::new(handshaking)), config),
             active: None,
             send: CipherState::new(&[0; KEY_BYTES]),
             receive: CipherState::new(&[0; KEY_BYTES]),
             rekeyed_at: 0,
             check_at: now + config.timing.handshake,
             alive: KeepAlive::new(now),
-            queued: 0,
-            bytes_in: 0,
-            bytes_out: 0,
+            tally: [0; Tally::COUNT],
             rtt: RttEstimator::default(),
-            streams: [MessageStream::default(); 2],
-            frames_since_rekey: 0,
-            pong: 0,
-            message_max: config.limits.message_max.min(MESSAGE_MAX_TRUSTED),
-            peer: PeerLimits::default(),
-            bulk_opened: 0,
-            bulk_seen: 0,
+            application: MessageStream::default(),
             role,
             suite: Suite::ChaChaPoly,
             due: Due::default(),
@@ -158,9 +140,9 @@ impl Connection {
     /// Takes bytes from the transport, in any portions. They are decrypted in place; what `sink` gets is borrowed from
     /// them. All of them are taken.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &mut [u8], sink: &mut dyn Sink) {
-        self.bytes_in += bytes.len() as u64;
+        self.count(Tally::BytesIn, bytes.len() as u64);
         let mut input = bytes;
-        if let Phase::Handshake(_) = self.phase {
+        if let Phase::Handshake(_) = *self.phase {
             let mut view = &*input;
             self.handle_handshake(now, &mut view);
             let used = input.len() - view.len();
@@ -173,7 +155,7 @@ impl Connection {
 
     /// The peer has shut down its writing half, or the transport is gone.
     pub fn handle_eof(&mut self) {
-        match self.phase {
+        match *self.phase {
             Phase::Over(_) => {}
             Phase::Closing(_) | Phase::Lingering(_) => self.finish(false),
             _ => self.end(Error::Lost),
@@ -185,7 +167,7 @@ impl Connection {
         if now < self.check_at {
             return;
         }
-        match self.phase {
+        match *self.phase {
             Phase::Handshake(_) | Phase::Verdict(_) | Phase::AwaitAccept(_) => {
                 self.refuse(now, Error::TimedOut(Stage::Handshake), RejectCode::TimedOut);
             }
@@ -198,7 +180,7 @@ impl Connection {
 
     /// When to call [`Connection::handle_timeout`]. `None`: never again.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.phase {
+        match *self.phase {
             Phase::Over(_) => None,
             _ => Some(self.check_at),
         }
@@ -206,9 +188,9 @@ impl Connection {
 
     /// What has happened. To be called until `None`.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let authenticated = match &mut self.phase {
-            Phase::Handshake(handshaking) => handshaking.authenticated.take(),
-            Phase::Verdict(authenticated) => authenticated.take(),
+        let authenticated = match self.phase.as_mut() {
+            Some(Phase::Handshake(handshaking)) => handshaking.authenticated.take(),
+            Some(Phase::Verdict(authenticated)) => authenticated.take(),
             _ => None,
         };
         if let Some(authenticated) = authenticated {
@@ -218,9 +200,9 @@ impl Connection {
             return Some(Event::Opened);
         }
         if self.due.take(Due::MESSAGE_MAX) && self.is_open() {
-            return Some(Event::MessageMax(self.peer.message_max));
+            return Some(Event::MessageMax(self.peer_message_max()));
         }
-        if let Phase::Open = self.phase
+        if self.is_open()
             && let Some(event) = self.poll_queues()
         {
             return Some(event);
@@ -259,14 +241,14 @@ impl Connection {
     /// The owner wants the peer that [`Event::Authenticated`] named. A responder's connection is open then; a dialler's
     /// when the responder has accepted as well.
     pub fn accept(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Handshake(handshaking) if handshaking.handshake.is_answered() => {
+        match self.phase.as_mut() {
+            Some(Phase::Handshake(handshaking)) if handshaking.handshake.is_answered() => {
                 match handshaking.handshake.accept(&self.config) {
                     Ok(keys) => self.install(now, keys),
                     Err(failure) => self.handshake_failed(now, &failure),
                 }
             }
-            Phase::Verdict(_) => {
+            Some(Phase::Verdict(_)) => {
                 self.due.set(Due::ACCEPT);
                 self.open(now);
             }
@@ -282,7 +264,7 @@ impl Connection {
             code,
             reason: cut_reason(reason).to_owned(),
         };
-        match self.phase {
+        match *self.phase {
             Phase::Closing(_) | Phase::Lingering(_) | Phase::Over(_) => {}
             Phase::Handshake(_) => self.refuse(now, error, code.as_reject()),
             // The responder does not have message 3 yet, so it could not read a frame.
@@ -306,8 +288,13 @@ impl Connection {
             }
             return;
         };
-        let paid = self.streams[index].receive.consume(window, bytes);
-        self.config.reassembly.give(paid as usize);
+        let mut overdraft = self.overdraft(index);
+        let stream = self.stream(index);
+        let paid = stream.receive.consume(window, &mut overdraft, bytes);
+        if paid > 0 {
+            self.seldom().overdrafts[index] = overdraft;
+            self.config.reassembly.give(paid as usize);
+        }
     }
 
     /// Takes memory for the next large message, that of one which is done with. New memory for each costs more than to
@@ -326,8 +313,8 @@ impl Connection {
     /// before would break off what is under way, so it is for the next connection.
     pub fn set_message_max(&mut self, bytes: u32) {
         let raised = bytes.min(MESSAGE_MAX_TRUSTED);
-        if raised > self.message_max {
-            self.message_max = raised;
+        if raised > self.message_max() {
+            self.seldom().message_max = raised;
             self.due.set(Due::LIMITS);
         }
     }
@@ -348,13 +335,14 @@ impl Connection {
     }
 
     /// Whether messages are taken and delivered.
+    #[inline]
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        self.phase.is_open()
     }
 
     /// Why it is over, once it is.
     pub fn error(&self) -> Option<&Error> {
-        match &self.phase {
+        match &*self.phase {
             Phase::Closing(end) | Phase::Lingering(end) | Phase::Over(end) => Some(&end.error),
             _ => None,
         }
@@ -375,12 +363,6 @@ impl Connection {
         self.rtt.value()
     }
 
-    /// Bytes of application records that have gone into frames; see [`Accepted`](super::Accepted).
-    pub fn handed_over(&self) -> u64 {
-        let waiting = self.active.as_ref();
-        self.queued - waiting.map_or(0, |active| active.queues[APPLICATION].bytes() as u64)
-    }
-
     /// Bytes that wait to go into frames, of all classes.
     pub fn queued_bytes(&self) -> usize {
         self.active.as_ref().map_or(0, |active| {
@@ -389,41 +371,38 @@ impl Connection {
         })
     }
 
-    /// Bytes received from the transport and handed out for it.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.bytes_in, self.bytes_out)
+    /// Bytes of application records that the peer takes now.
+    pub fn credit(&self) -> usize {
+        self.application.send.credit()
     }
 
     /// The largest message body that the peer takes.
     pub fn peer_message_max(&self) -> u32 {
-        self.peer.message_max
-    }
-
-    /// When the peer last sent something.
-    pub fn last_seen(&self) -> Instant {
-        self.alive.seen_at()
+        self.peer_limits().message_max
     }
 
     /// Bytes of memory held beside the connection itself; roughly, while the handshake lasts.
     pub fn heap_bytes(&self) -> usize {
-        let phase = match &self.phase {
+        let phase = match &*self.phase {
             Phase::Handshake(_) => size_of::<Handshaking>() + 1024,
             Phase::Verdict(Some(_)) => size_of::<Authenticated>(),
             Phase::Closing(_) | Phase::Lingering(_) | Phase::Over(_) => size_of::<End>(),
             _ => 0,
         };
-        phase + self.active.as_ref().map_or(0, |active| active.heap_bytes())
+        phase
+            + self.phase.heap_bytes()
+            + self.active.as_ref().map_or(0, |active| active.heap_bytes())
     }
 
     fn handle_handshake(&mut self, now: Instant, input: &mut &[u8]) {
-        let Phase::Handshake(handshaking) = &mut self.phase else {
+        let Some(Phase::Handshake(handshaking)) = self.phase.as_mut() else {
             return;
         };
         match handshaking.handshake.handle(&self.config, now, input) {
             Ok(None) => {}
             Ok(Some(Outcome::Answered(authenticated))) => {
                 self.take_limits(&authenticated);
-                if let Phase::Handshake(handshaking) = &mut self.phase {
+                if let Some(Phase::Handshake(handshaking)) = self.phase.as_mut() {
                     handshaking.authenticated = Some(authenticated);
                 }
                 // More may be behind the answer, which nobody may send before our message 3.
@@ -436,7 +415,7 @@ impl Connection {
                 match result {
                     Ok(authenticated) => {
                         self.take_limits(&authenticated);
-                        self.phase = Phase::Verdict(Some(authenticated));
+                        self.set_phase(Phase::Verdict(Some(authenticated)));
                     }
                     Err(error) => self.fail(now, error),
                 }
@@ -447,14 +426,16 @@ impl Connection {
 
     fn take_limits(&mut self, authenticated: &Authenticated) {
         let about = &authenticated.about;
-        self.peer = PeerLimits {
+        let limits = PeerLimits {
             message_max: about.message_max.min(MESSAGE_MAX_TRUSTED),
             window: about.window,
             bulk_streams_max: about.bulk_streams_max,
         };
-        for stream in &mut self.streams {
-            stream.send = SendWindow::new(about.window);
-            stream.receive = ReceiveWindow::new(self.config.limits.window);
+        self.application = MessageStream::new(about.window, self.config.limits.window);
+        if limits != PeerLimits::like(&self.config) {
+            let seldom = self.seldom();
+            seldom.peer = limits;
+            seldom.gossip.send = SendWindow::new(limits.window);
         }
         if let Some(rtt) = authenticated.rtt {
             self.rtt.sample(rtt);
@@ -471,11 +452,11 @@ impl Connection {
         self.alive.seen(now);
         let message_3 = self.handshake_output(now);
         let unsent = message_3.map(|bytes| Box::new(Unsent { bytes }));
-        self.phase = Phase::AwaitAccept(unsent);
+        self.set_phase(Phase::AwaitAccept(unsent));
     }
 
     pub(crate) fn open(&mut self, now: Instant) {
-        self.phase = Phase::Open;
+        self.set_phase(Phase::Open);
         self.due.set(Due::OPENED);
         self.check_at = now + self.config.timing.keep_alive;
     }
@@ -503,6 +484,7 @@ impl Connection {
                 Err(error) => return self.fail(now, error),
             }
         }
+        self.forget_seldom();
         self.check_at = next;
     }
 
@@ -549,7 +531,7 @@ impl Connection {
     }
 
     fn handshake_failed(&mut self, now: Instant, failure: &Failure) {
-        let Phase::Handshake(handshaking) = &mut self.phase else {
+        let Some(Phase::Handshake(handshaking)) = self.phase.as_mut() else {
             return;
         };
         handshaking.handshake.fail(&self.config, failure);
@@ -559,7 +541,7 @@ impl Connection {
 
     /// Refuses before the handshake is complete, in clear; afterwards with a `Close`.
     fn refuse(&mut self, now: Instant, error: Error, code: RejectCode) {
-        let Phase::Handshake(handshaking) = &mut self.phase else {
+        let Some(Phase::Handshake(handshaking)) = self.phase.as_mut() else {
             return self.fail(now, error);
         };
         handshaking.handshake.reject(&self.config, code);
@@ -576,7 +558,7 @@ impl Connection {
 
     /// The peer or the time has ended it: what is queued is dropped, the peer is told.
     pub(crate) fn fail(&mut self, now: Instant, error: Error) {
-        if matches!(self.phase, Phase::Lingering(_) | Phase::Over(_)) {
+        if matches!(*self.phase, Phase::Lingering(_) | Phase::Over(_)) {
             return;
         }
         if let Some(active) = &mut self.active {
@@ -588,12 +570,12 @@ impl Connection {
     }
 
     fn start_closing(&mut self, now: Instant, error: Error, last_words: LastWords) {
-        if let Phase::Closing(_) = self.phase {
+        if let Phase::Closing(_) = *self.phase {
             return;
         }
         self.due.set(Due::CLOSED);
         self.check_at = now + self.config.timing.close;
-        self.phase = Phase::Closing(Box::new(End { error, last_words }));
+        self.set_phase(Phase::Closing(Box::new(End { error, last_words })));
     }
 
     /// The peer does not take what is queued, but it may still take the last words.
@@ -606,11 +588,10 @@ impl Connection {
 
     /// The last words are handed out.
     pub(crate) fn start_lingering(&mut self, now: Instant) {
-        let phase = std::mem::replace(&mut self.phase, Phase::AwaitAccept(None));
-        let Phase::Closing(end) = phase else {
+        let Phase::Closing(end) = self.phase.take() else {
             unreachable!("only a closing connection has last words");
         };
-        self.phase = Phase::Lingering(end);
+        self.set_phase(Phase::Lingering(end));
         self.active = None;
         self.check_at = now + self.config.timing.close;
         self.due.set(Due::SHUTDOWN);
@@ -624,16 +605,16 @@ impl Connection {
         self.due.set(Due::CLOSED);
         let abort = !matches!(error, Error::ClosedByPeer { .. } | Error::Refused(_));
         let last_words = LastWords::Clear(Vec::new());
-        self.phase = Phase::Over(Box::new(End { error, last_words }));
+        self.set_phase(Phase::Over(Box::new(End { error, last_words })));
         self.finish(abort);
     }
 
     fn finish(&mut self, abort: bool) {
-        let phase = std::mem::replace(&mut self.phase, Phase::AwaitAccept(None));
-        self.phase = match phase {
-            Phase::Closing(end) | Phase::Lingering(end) | Phase::Over(end) => Phase::Over(end),
+        let end = match self.phase.take() {
+            Phase::Closing(end) | Phase::Lingering(end) | Phase::Over(end) => end,
             _ => unreachable!("only what is over is finished"),
         };
+        self.set_phase(Phase::Over(end));
         self.active = None;
         self.due.take(Due::SHUTDOWN);
         self.due.set(Due::FINISHED);
@@ -643,8 +624,8 @@ impl Connection {
     }
 
     pub(crate) fn handshake_output(&mut self, now: Instant) -> Option<Vec<u8>> {
-        match &mut self.phase {
-            Phase::Handshake(handshaking) if handshaking.handshake.has_output() => {
+        match self.phase.as_mut() {
+            Some(Phase::Handshake(handshaking)) if handshaking.handshake.has_output() => {
                 Some(handshaking.handshake.take_output(now))
             }
             _ => None,
@@ -658,7 +639,7 @@ impl Connection {
         index: usize,
         reassembly: &mut Reassembly,
     ) -> Result<bool, Fault> {
-        let window = &mut self.streams[index].receive;
+        let window = &mut self.stream(index).receive;
         let missing = reassembly
             .rest_encoded_max()
             .saturating_sub(window.promised());
@@ -675,7 +656,8 @@ impl Connection {
         if !self.config.reassembly.take(missing) {
             return Ok(false);
         }
-        window.overdraw(missing as u32);
+        self.stream(index).receive.overdraw(missing as u32);
+        self.seldom().overdrafts[index] += missing as u32;
         reassembly.overdraw(now);
         self.look_by(now + self.config.timing.progress);
         Ok(true)
@@ -689,18 +671,16 @@ pub(crate) fn seconds(now: Instant) -> u32 {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let overdraft: u32 = self
-            .streams
-            .iter()
-            .map(|stream| stream.receive.overdraft())
-            .sum();
-        self.config.reassembly.give(overdraft as usize);
+        if let Some(seldom) = self.phase.seldom() {
+            let overdraft: u32 = seldom.overdrafts.iter().sum();
+            self.config.reassembly.give(overdraft as usize);
+        }
     }
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let phase = match &self.phase {
+        let phase = match *self.phase {
             Phase::Handshake(_) => "handshake",
             Phase::Verdict(_) => "verdict",
             Phase::AwaitAccept(_) => "await accept",

@@ -87,7 +87,7 @@ pub use error::{
 pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_PLAINTEXT_TARGET};
 pub use handshake::Authenticated;
 pub use hello::{About, HELLO_MAX, Hello, LISTEN_MAX, NAME_MAX};
-pub use link::{Deliver, LINK_QUEUE_HIGH, Link, ROOM_WAITERS_MAX, SendError, Sent, Taken};
+pub use link::{Deliver, LINK_QUEUE_HIGH, Link, Links, ROOM_WAITERS_MAX, SendError, Sent, Taken};
 pub use liveness::Rtt;
 pub use machine::{Connection, Event, Sink};
 pub use noise::{
@@ -102,5 +102,6 @@ pub use record::{
     BULK_HEADER_MAX, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
     LargeMessage, Message, PART_MIN, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Records, TYPE_NAME_MAX,
 };
-pub use send::{Accepted, CONTROL_QUEUE_MAX, QueueError};
+pub use send::{CONTROL_QUEUE_MAX, QueueError};
+pub use state::Tally;
 pub use stream::StreamId;

@@ -3,12 +3,31 @@
 use super::config::Config;
 use super::machine::Connection;
 use super::record::{Encoded, Records, split_record};
-use super::state::APPLICATION;
+use super::state::{APPLICATION, Tally};
 
 impl Connection {
     /// What it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What it has carried.
+    pub fn tally(&self, what: Tally) -> u64 {
+        let high = self.phase.seldom();
+        let high = high.map_or(0, |seldom| seldom.tally_high[what as usize]);
+        u64::from(high) << 32 | u64::from(self.tally[what as usize])
+    }
+
+    /// Counts more of what it carries. Its owner does so for [`Tally::MessagesIn`] and [`Tally::MessagesOut`].
+    #[inline]
+    pub fn count(&mut self, what: Tally, more: u64) {
+        let low = &mut self.tally[what as usize];
+        let sum = u64::from(*low) + more;
+        *low = sum as u32;
+        let high = (sum >> 32) as u32;
+        if high > 0 {
+            self.seldom().tally_high[what as usize] += high;
+        }
     }
 
     /// Whether the peer has still to answer the ping of [`Connection::probe`].
@@ -29,7 +48,6 @@ impl Connection {
         if !self.is_open() || encoded.is_empty() {
             return;
         }
-        self.queued += encoded.len() as u64;
         let active = self.active.get_or_insert_default();
         active.queues[APPLICATION].append_encoded(encoded);
     }

@@ -96,7 +96,7 @@ impl Connection {
     }
 
     fn takes_frames(&self) -> bool {
-        match &self.phase {
+        match &*self.phase {
             Phase::Verdict(_) | Phase::AwaitAccept(_) | Phase::Open => true,
             // With a refusal in clear there are no keys.
             Phase::Closing(end) => matches!(end.last_words, LastWords::Close(..)),
@@ -163,13 +163,13 @@ impl Connection {
         if run.is_empty() {
             return Ok(());
         }
-        match self.phase {
+        match *self.phase {
             Phase::Open => {}
             // Nobody listens any longer.
             Phase::Closing(_) => return Ok(()),
             _ => return Err(Fault::RecordOutOfTurn(run[0]).into()),
         }
-        let window = &mut self.streams[APPLICATION].receive;
+        let window = &mut self.application.receive;
         window.receive(StreamId::APPLICATION, run.len())?;
         if let Some(active) = &self.active
             && active.reassembly[APPLICATION].is_some()
@@ -186,7 +186,7 @@ impl Connection {
         record: &Record<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Error> {
-        match (&self.phase, record.record_type) {
+        match (&*self.phase, record.record_type) {
             (_, PADDING | SKIPPABLE..) => return Ok(()),
             (_, CLOSE) => return self.handle_close(record),
             (Phase::AwaitAccept(None), ACCEPT) => {
@@ -228,7 +228,7 @@ impl Connection {
         match record.record_type {
             // Only the latest is answered, so that a flood of pings costs no memory.
             PING => {
-                self.pong = record.u32()?;
+                self.seldom().pong = record.u32()?;
                 self.due.set(Due::PONG);
             }
             PONG => {
@@ -248,7 +248,10 @@ impl Connection {
                 self.receive.rekey(self.suite);
             }
             LIMITS => {
-                self.peer.message_max = record.u32()?.min(MESSAGE_MAX_TRUSTED);
+                let message_max = record.u32()?.min(MESSAGE_MAX_TRUSTED);
+                if message_max != self.peer_message_max() {
+                    self.seldom().peer.message_max = message_max;
+                }
                 self.due.set(Due::MESSAGE_MAX);
             }
             _ => {
@@ -271,9 +274,9 @@ impl Connection {
 
     fn handle_grant(&mut self, stream: u32, bytes: u32) -> Result<(), Fault> {
         if let Some(index) = STREAM_IDS.iter().position(|id| id.0 == stream) {
-            return self.streams[index].send.grant(bytes);
+            return self.stream(index).send.grant(bytes);
         }
-        let opened = StreamId::BULK_FIRST.0..StreamId::BULK_FIRST.0 + self.bulk_opened;
+        let opened = StreamId::BULK_FIRST.0..StreamId::BULK_FIRST.0 + self.bulk_counts().0;
         match &mut self.active {
             Some(active) if opened.contains(&stream) => active.bulk.handle_grant(stream, bytes),
             None if opened.contains(&stream) => Ok(()),
@@ -287,7 +290,7 @@ impl Connection {
         record: &Record<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Fault> {
-        self.count(index, record)?;
+        self.spend(index, record)?;
         let Some((&[channel], body)) = split_label(record.body) else {
             return Err(record.malformed());
         };
@@ -312,12 +315,12 @@ impl Connection {
         record: &Record<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Fault> {
-        self.count(index, record)?;
+        self.spend(index, record)?;
         let first = First::decode(record.record_type, record.body)?;
-        if first.total > self.message_max {
+        if first.total > self.message_max() {
             return Err(Fault::MessageTooLarge {
                 size: u64::from(first.total),
-                max: self.message_max,
+                max: self.message_max(),
             });
         }
         if self.reassembly(index).is_some() {
@@ -338,7 +341,7 @@ impl Connection {
         record: &Record<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Fault> {
-        self.count(index, record)?;
+        self.spend(index, record)?;
         if !self.is_open() {
             return Ok(());
         }
@@ -400,7 +403,7 @@ impl Connection {
         let stream = record.u32()?;
         let id = StreamId(stream);
         let is_open = self.is_open();
-        let opened = StreamId::BULK_FIRST.0..StreamId::BULK_FIRST.0 + self.bulk_seen;
+        let opened = StreamId::BULK_FIRST.0..StreamId::BULK_FIRST.0 + self.bulk_counts().1;
         let is_known = opened.contains(&stream) && record.record_type != BULK_OPEN;
         match record.record_type {
             BULK_OPEN => {
@@ -408,7 +411,7 @@ impl Connection {
                 if stream != opened.end || header.len() > BULK_HEADER_MAX {
                     return Err(Fault::Stream(stream));
                 }
-                self.bulk_seen += 1;
+                self.seldom().bulk_seen += 1;
                 let bulk = &mut self.active().bulk;
                 bulk.handle_open(stream, limits.window, limits.bulk_streams_max)?;
                 if is_open {
@@ -448,8 +451,8 @@ impl Connection {
         Ok(())
     }
 
-    fn count(&mut self, index: usize, record: &Record<'_>) -> Result<(), Fault> {
-        let window = &mut self.streams[index].receive;
+    fn spend(&mut self, index: usize, record: &Record<'_>) -> Result<(), Fault> {
+        let window = &mut self.stream(index).receive;
         window.receive(STREAM_IDS[index], record.bytes)
     }
 

@@ -479,6 +479,9 @@ fn put_short(out: &mut Vec<u8>, mut bytes: &[u8]) {
     }
 }
 
+/// Bytes that usually wait in an [`Encoded`] at most: what a link takes, and a message of 64 KiB begun below that.
+const ENCODED_USUAL: usize = super::link::LINK_QUEUE_HIGH + (128 << 10);
+
 /// Application messages that were encoded away from the connection, on any thread, to be queued with
 /// [`Connection::queue_encoded`](super::Connection::queue_encoded).
 #[derive(Default)]
@@ -517,14 +520,25 @@ impl Encoded {
     pub fn push(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<(), EncodeError> {
         check_outgoing(kind, name, body)?;
         let label = Label::Name(kind, name);
-        if body.len() > RECORD_BYTES_MAX {
-            self.bytes
-                .reserve(name.len() + rest_bytes_max(body.len()) + 16);
+        let bytes_max = name.len() + rest_bytes_max(body.len()) + 16;
+        if self.bytes.capacity() - self.bytes.len() < bytes_max {
+            self.grow(bytes_max);
         }
         put_message(MESSAGE_JSON, label, body, |put| put(&mut self.bytes));
         self.body_max = self.body_max.max(body.len() as u32);
         self.count += 1;
         Ok(())
+    }
+
+    /// Makes room for `more` bytes: twice the memory, but beyond what usually waits only what is needed, since twice as
+    /// much would be too much to keep for the next use.
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        const LEAST: usize = 512;
+        let length = self.bytes.len();
+        let doubled = (2 * self.bytes.capacity()).clamp(LEAST, ENCODED_USUAL);
+        self.bytes
+            .reserve_exact(doubled.max(length + more) - length);
     }
 
     /// Appends a message whose body stays where it is until it is packed into frames. One that needs no more than one

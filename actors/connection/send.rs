@@ -13,13 +13,6 @@ pub const CONTROL_QUEUE_MAX: usize = 16 * 1024;
 /// Types on the gossip stream begin here.
 const GOSSIP_BASE: u8 = MESSAGE_JSON + 0x10;
 
-/// A message that was queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// The message is on its way when [`Connection::handed_over`] has reached this.
-    pub end: u64,
-}
-
 /// Why something was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -50,7 +43,7 @@ pub enum QueueError {
 impl Connection {
     /// Queues an application message, whole or not at all.
     #[inline]
-    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<Accepted, QueueError> {
+    pub fn send(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<(), QueueError> {
         check_outgoing(kind, name, body)?;
         self.check_size(body.len())?;
         let high = self.config.limits.send_queue_high;
@@ -58,13 +51,12 @@ impl Connection {
         if !queue.has_room(high) {
             return Err(QueueError::Full);
         }
-        let added = queue.append_message(MESSAGE_JSON, Label::Name(kind, name), body);
-        self.queued += added as u64;
-        Ok(Accepted { end: self.queued })
+        queue.append_message(MESSAGE_JSON, Label::Name(kind, name), body);
+        Ok(())
     }
 
     /// Queues application messages that were encoded elsewhere, all or none. Gives them back if they are refused.
-    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<Accepted, (QueueError, Encoded)> {
+    pub fn queue_encoded(&mut self, encoded: Encoded) -> Result<(), (QueueError, Encoded)> {
         if let Err(error) = self.check_size(encoded.body_max as usize) {
             return Err((error, encoded));
         }
@@ -76,12 +68,10 @@ impl Connection {
         if !queue.has_room(high) {
             return Err((QueueError::Full, encoded));
         }
-        let length = encoded.len() as u64;
-        if length > 0 {
+        if !encoded.is_empty() {
             queue.append_encoded(encoded);
         }
-        self.queued += length;
-        Ok(Accepted { end: self.queued })
+        Ok(())
     }
 
     /// An emptied buffer of an earlier [`Connection::queue_encoded`], to be filled again.
@@ -96,7 +86,7 @@ impl Connection {
         class: Class,
         channel: u8,
         body: &[u8],
-    ) -> Result<Accepted, QueueError> {
+    ) -> Result<(), QueueError> {
         let limits = self.config.limits;
         let too_large = |max: usize| QueueError::TooLarge {
             size: body.len(),
@@ -112,7 +102,7 @@ impl Connection {
                     return Err(QueueError::Full);
                 }
                 queue.append(|out| put_record(out, CONTROL, &[&[channel], body]));
-                return Ok(Accepted { end: self.queued });
+                return Ok(());
             }
             Class::Application => (APPLICATION, MESSAGE_JSON, limits.send_queue_high),
             Class::Gossip => (GOSSIP, GOSSIP_BASE, limits.gossip_queue_high),
@@ -123,11 +113,8 @@ impl Connection {
         if !queue.has_room(high) {
             return Err(QueueError::Full);
         }
-        let added = queue.append_message(base, Label::Channel(channel), body);
-        if index == APPLICATION {
-            self.queued += added as u64;
-        }
-        Ok(Accepted { end: self.queued })
+        queue.append_message(base, Label::Channel(channel), body);
+        Ok(())
     }
 
     /// Opens a bulk stream to the peer. `header`: up to 1 KiB that the other subsystem reads first.
@@ -138,7 +125,7 @@ impl Connection {
                 max: BULK_HEADER_MAX as u32,
             });
         }
-        let (limits, opened) = (self.peer, self.bulk_opened);
+        let (limits, (opened, _)) = (self.peer_limits(), self.bulk_counts());
         let id = StreamId::BULK_FIRST.0.checked_add(opened);
         let id = id.ok_or(QueueError::Stream)?;
         let bulk = &mut self.open_active()?.bulk;
@@ -146,7 +133,7 @@ impl Connection {
             return Err(QueueError::Stream);
         }
         bulk.open(id, channel, header, limits.window);
-        self.bulk_opened += 1;
+        self.seldom().bulk_opened += 1;
         Ok(StreamId(id))
     }
 
@@ -180,7 +167,7 @@ impl Connection {
     }
 
     fn check_size(&self, size: usize) -> Result<(), QueueError> {
-        let max = self.peer.message_max;
+        let max = self.peer_message_max();
         if size > max as usize && self.is_open() {
             return Err(QueueError::TooLarge { size, max });
         }

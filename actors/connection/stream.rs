@@ -23,7 +23,7 @@ impl StreamId {
 pub(crate) const CREDIT_MAX: u32 = 1 << 31;
 
 /// What we may still send.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SendWindow {
     credit: u32,
 }
@@ -52,15 +52,14 @@ impl SendWindow {
     }
 }
 
-/// What the peer may still send.
-#[derive(Clone, Copy, Debug, Default)]
+/// What the peer may still send. The overdraft, granted beyond the window and paid back before anything is granted again,
+/// is kept by the caller: nearly always there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReceiveWindow {
     /// Granted and not yet used by the peer.
     open: u32,
     /// To be granted.
     pending: u32,
-    /// Granted beyond the window; paid back before anything is granted again.
-    overdraft: u32,
 }
 
 impl ReceiveWindow {
@@ -68,7 +67,6 @@ impl ReceiveWindow {
         ReceiveWindow {
             open: window,
             pending: 0,
-            overdraft: 0,
         }
     }
 
@@ -83,35 +81,35 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// Bytes that came in and were not yet consumed.
+    /// Bytes that came in and were not yet consumed. `window`: with the overdraft, if there is one.
     pub(crate) fn held(&self, window: u32) -> u32 {
-        (window + self.overdraft).saturating_sub(self.open + self.pending)
+        window.saturating_sub(self.open + self.pending)
     }
 
-    /// The owner is done with bytes. Returns how many of them pay an overdraft back.
-    pub(crate) fn consume(&mut self, window: u32, bytes: u32) -> u32 {
-        let held = self.held(window);
+    /// The owner is done with bytes. Returns how many of them pay the overdraft back, which falls by as much.
+    pub(crate) fn consume(&mut self, window: u32, overdraft: &mut u32, bytes: u32) -> u32 {
+        let held = self.held(window + *overdraft);
         debug_assert!(bytes <= held, "more is consumed than has come in");
         let bytes = bytes.min(held);
-        let paid = bytes.min(self.overdraft);
-        self.overdraft -= paid;
+        let paid = bytes.min(*overdraft);
+        *overdraft -= paid;
         self.pending += bytes - paid;
         paid
     }
 
-    /// Lets the peer send beyond the window.
+    /// Lets the peer send beyond the window. The caller's overdraft grows by as much.
     pub(crate) fn overdraw(&mut self, bytes: u32) {
-        self.overdraft += bytes;
         self.pending += bytes;
-    }
-
-    pub(crate) fn overdraft(&self) -> u32 {
-        self.overdraft
     }
 
     /// What the peer may send before it has to wait for the owner.
     pub(crate) fn promised(&self) -> usize {
         self.open as usize + self.pending as usize
+    }
+
+    /// Whether anything is to be granted.
+    pub(crate) fn has_grant(&self) -> bool {
+        self.pending > 0
     }
 
     /// Whether it is time to grant: rarely enough to cost little, and often enough that a steady sender never waits.
@@ -143,10 +141,10 @@ mod tests {
         receive.receive(STREAM, 100).unwrap();
         assert_eq!(receive.receive(STREAM, 1), Err(Fault::Window(1)));
         assert_eq!(receive.held(100), 100);
-        assert_eq!(receive.consume(100, 24), 0);
+        assert_eq!(receive.consume(100, &mut 0, 24), 0);
         assert!(!receive.is_grant_due(100, 0));
         assert!(receive.is_grant_due(100, 1), "somebody waits");
-        assert_eq!(receive.consume(100, 1), 0);
+        assert_eq!(receive.consume(100, &mut 0, 1), 0);
         assert!(receive.is_grant_due(100, 0));
         send.grant(receive.take_grant()).unwrap();
         assert_eq!((send.credit(), receive.held(100)), (25, 75));
@@ -158,13 +156,14 @@ mod tests {
         let mut receive = ReceiveWindow::new(100);
         receive.receive(STREAM, 60).unwrap();
         receive.overdraw(50);
+        let mut overdraft = 50;
         assert_eq!(receive.take_grant(), 50);
         receive.receive(STREAM, 90).unwrap();
-        assert_eq!(receive.held(100), 150);
-        assert_eq!(receive.consume(100, 30), 30);
-        assert_eq!(receive.consume(100, 120), 20);
+        assert_eq!(receive.held(100 + overdraft), 150);
+        assert_eq!(receive.consume(100, &mut overdraft, 30), 30);
+        assert_eq!(receive.consume(100, &mut overdraft, 120), 20);
         assert_eq!(receive.take_grant(), 100);
-        assert_eq!((receive.held(100), receive.overdraft()), (0, 0));
+        assert_eq!((receive.held(100), overdraft), (0, 0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The sending half of a connection: packs what waits into frames and seals them.
 
 use mischief_reactor::Instant;
+use mischief_reactor::sabotage::{self, Mutation};
 
 use super::cipher::CipherError;
 use super::error::Error;
@@ -9,7 +10,8 @@ use super::machine::{Connection, seconds};
 use super::record::{
     ACCEPT, CLOSE, LIMITS, PADDING, PING, PONG, RECORD_HEADER_BYTES, REKEY, WINDOW, put_record,
 };
-use super::state::{APPLICATION, Due, GOSSIP, LastWords, Phase, STREAM_IDS};
+use super::state::{APPLICATION, Due, GOSSIP, LastWords, Phase, STREAM_IDS, Tally};
+use super::stream::ReceiveWindow;
 
 /// A class that waits gets one record into every so many frames, however much the classes above it have to send.
 const PASSED_OVER_MAX: u8 = 15;
@@ -37,9 +39,9 @@ impl Connection {
             }
         }
         let written = out.len() - start;
-        self.bytes_out += written as u64;
+        self.count(Tally::BytesOut, written as u64);
         if written > 0
-            && let Phase::Open = self.phase
+            && self.is_open()
             && let Some(active) = &mut self.active
         {
             active.used_at = now;
@@ -50,7 +52,7 @@ impl Connection {
 
     /// Handshake messages and refusals.
     fn clear_output(&mut self, now: Instant) -> Option<Vec<u8>> {
-        match &mut self.phase {
+        match self.phase.as_mut()? {
             Phase::Handshake(_) => self.handshake_output(now),
             Phase::AwaitAccept(unsent) => {
                 let unsent = unsent.take()?;
@@ -69,7 +71,7 @@ impl Connection {
     }
 
     fn sends_frames(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Closing(_))
+        matches!(*self.phase, Phase::Open | Phase::Closing(_))
     }
 
     /// Appends one frame. `false` if there is nothing to send.
@@ -100,10 +102,8 @@ impl Connection {
         }
         let length = u16::try_from(out.len() - body).expect("frames are cut to 16 KiB");
         out[start..body].copy_from_slice(&length.to_be_bytes());
-        self.frames_since_rekey += 1;
         if is_rekeying {
             self.send.rekey(self.suite);
-            self.frames_since_rekey = 0;
             self.rekeyed_at = seconds(now);
         }
         if is_closing {
@@ -121,12 +121,22 @@ impl Connection {
             || (0..2).any(|index| self.is_grant_due(index))
     }
 
+    /// The window of a stream, if anything has come on it.
+    fn receive_window(&self, index: usize) -> Option<&ReceiveWindow> {
+        match index {
+            APPLICATION => Some(&self.application.receive),
+            _ => self.phase.seldom().map(|seldom| &seldom.gossip.receive),
+        }
+    }
+
     fn is_grant_due(&self, index: usize) -> bool {
+        let Some(window) = self.receive_window(index) else {
+            return false;
+        };
         let wanted = self.active.as_ref().map_or(0, |active| {
             let reassembly = active.reassembly[index].as_ref();
             reassembly.map_or(0, |reassembly| reassembly.rest_encoded_max())
         });
-        let window = &self.streams[index].receive;
         window.is_grant_due(self.config.limits.window, wanted)
     }
 
@@ -139,20 +149,32 @@ impl Connection {
             return;
         }
         if self.due.take(Due::LIMITS) {
-            put_record(out, LIMITS, &[&self.message_max.to_be_bytes()]);
+            put_record(out, LIMITS, &[&self.message_max().to_be_bytes()]);
         }
-        if self.due.take(Due::PONG) {
-            put_record(out, PONG, &[&self.pong.to_be_bytes()]);
+        let is_ponging = self.due.take(Due::PONG);
+        if is_ponging {
+            let token = std::mem::take(&mut self.seldom().pong);
+            self.forget_seldom();
+            put_record(out, PONG, &[&token.to_be_bytes()]);
         }
-        if let Some(token) = self.alive.take_ping(now) {
+        let ping = self.alive.take_ping(now);
+        if let Some(token) = ping {
             put_record(out, PING, &[&token.to_be_bytes()]);
             self.look_by(now + self.config.timing.ping_timeout);
         }
+        // A sign of life takes small grants along, so that the windows of a quiet connection become what they were.
+        let grants_all = is_ponging || ping.is_some();
         for index in [APPLICATION, GOSSIP] {
-            if self.is_grant_due(index) {
-                let grant = self.streams[index].receive.take_grant();
+            let has_grant = self
+                .receive_window(index)
+                .is_some_and(ReceiveWindow::has_grant);
+            if self.is_grant_due(index) || grants_all && has_grant {
+                let grant = self.stream(index).receive.take_grant();
                 let stream = STREAM_IDS[index].0;
                 put_record(out, WINDOW, &[&stream.to_be_bytes(), &grant.to_be_bytes()]);
+                if sabotage::is_on(Mutation::GrantTwice) {
+                    put_record(out, WINDOW, &[&stream.to_be_bytes(), &grant.to_be_bytes()]);
+                }
             }
         }
         let window = self.config.limits.window;
@@ -165,18 +187,27 @@ impl Connection {
 
     /// Application, gossip and bulk data, in this order, but for a single record of those that had to wait long.
     fn write_streams(&mut self, out: &mut Vec<u8>, end: usize) {
-        let [application, gossip] = &mut self.streams;
+        let has_gossip = match &self.active {
+            Some(active) => active.queues[GOSSIP].bytes() > 0,
+            None => return,
+        };
+        if has_gossip {
+            self.seldom();
+        }
         let Some(active) = &mut self.active else {
             return;
         };
+        let application = &mut self.application;
+        let seldom = self.phase.seldom_mut();
+        let mut gossip = seldom.map(|seldom| &mut seldom.gossip.send);
         let [messages, rumours] = &mut active.queues;
         if active.passed_over >= PASSED_OVER_MAX {
             active.passed_over = 0;
             active.bulk.pack(out, end, true);
-            rumours.pack(out, end - out.len(), Some(&mut gossip.send), true);
+            rumours.pack(out, end - out.len(), gossip.as_deref_mut(), true);
         }
         messages.pack(out, end - out.len(), Some(&mut application.send), false);
-        rumours.pack(out, end - out.len(), Some(&mut gossip.send), false);
+        rumours.pack(out, end - out.len(), gossip, false);
         active.bulk.pack(out, end, false);
         let is_waiting = active.bulk.is_ready() || rumours.bytes() > 0;
         active.passed_over = if is_waiting {
@@ -188,7 +219,7 @@ impl Connection {
 
     /// The goodbye of a closing connection, once all that was queued is packed.
     fn write_close(&mut self, out: &mut Vec<u8>, end: usize) -> bool {
-        let Phase::Closing(closing) = &self.phase else {
+        let Phase::Closing(closing) = &*self.phase else {
             return false;
         };
         let LastWords::Close(code, reason) = &closing.last_words else {
@@ -227,7 +258,9 @@ impl Connection {
         if self.suite == super::cipher::Suite::Plaintext {
             return false;
         }
-        self.frames_since_rekey + 1 >= timing.rekey_frames
+        // Counted from the beginning, not from the last: after one for the time's sake the next comes early.
+        let frames = u64::from(timing.rekey_frames.max(1));
+        self.send.count().saturating_add(1).is_multiple_of(frames)
             || u64::from(seconds(now).saturating_sub(self.rekeyed_at)) >= timing.rekey.as_secs()
     }
 }

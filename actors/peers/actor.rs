@@ -15,7 +15,7 @@ use super::{
 };
 use crate::connection::{
     CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
-    DisconnectReason, Endpoint, Figures, Identified, Link, Report,
+    DisconnectReason, Endpoint, Figures, Identified, Report,
 };
 
 /// How late a deadline may be.
@@ -30,8 +30,8 @@ const EARLY_ENDS_MAX: usize = 1024;
 
 /// Who is told of peers that come and go: on the core thread, in order with the messages of their connections.
 pub trait Observer: Send + Sync {
-    /// A peer is connected; its messages follow.
-    fn connected(&self, event: &PeersEvent, link: Arc<Link>);
+    /// A peer is connected, by this connection; its messages follow.
+    fn connected(&self, event: &PeersEvent, connection: ActorId);
     /// A peer is no longer connected; its messages came before.
     fn disconnected(&self, event: &PeersEvent);
 }
@@ -123,8 +123,6 @@ pub struct PeersActor {
     /// Known once the connections' part of the node stands.
     common: Option<Arc<Common>>,
     diallers: Vec<Address<Dialler>>,
-    /// Links of connections that are not announced yet.
-    links: BTreeMap<ActorId, Arc<Link>>,
     waiting: BTreeMap<u64, Waiting>,
     requests: u64,
     unsent: VecDeque<(ActorId, ConnectionMessage)>,
@@ -139,7 +137,6 @@ impl PeersActor {
             observer,
             common: None,
             diallers: Vec::new(),
-            links: BTreeMap::new(),
             waiting: BTreeMap::new(),
             requests: 0,
             unsent: VecDeque::new(),
@@ -174,15 +171,15 @@ impl PeersActor {
             dial,
             addr,
             authenticated,
-            link,
+            message_max,
         } = identified;
         let connection = connection.id();
         if self.early_ends.remove(&connection) {
             return;
         }
-        self.links.insert(connection, link);
         let introduction = Introduction {
             peer: authenticated.peer,
+            message_max,
             addr,
             suite: authenticated.suite,
             name: authenticated.about.name.map(String::into_boxed_str),
@@ -204,7 +201,6 @@ impl PeersActor {
         reason: DisconnectReason,
         cx: &mut Context<'_, Self>,
     ) {
-        self.links.remove(&connection);
         self.unsent.retain(|(to, _)| *to != connection);
         self.machine.handle_closed(cx.now(), connection, reason);
     }
@@ -228,12 +224,9 @@ impl PeersActor {
     fn publish(&mut self, event: &PeersEvent) {
         match event {
             PeersEvent::Connected { peer, .. } => {
-                let link = self
-                    .machine
-                    .connection(*peer)
-                    .and_then(|id| self.links.remove(&id));
-                if let Some(link) = link {
-                    self.observer.connected(event, link);
+                // It may be gone again already; then that is told next.
+                if let Some(connection) = self.machine.connection(*peer) {
+                    self.observer.connected(event, connection);
                 }
             }
             PeersEvent::Disconnected { .. } => self.observer.disconnected(event),
@@ -268,7 +261,6 @@ impl PeersActor {
             Order::Proceed { connection } => self.order(connection, ConnectionMessage::Proceed, cx),
             Order::Keep { connection, .. } => self.order(connection, ConnectionMessage::Keep, cx),
             Order::Refuse { connection, reason } => {
-                self.links.remove(&connection);
                 self.order(connection, ConnectionMessage::Refuse(reason), cx);
             }
             Order::Probe { connection, token } => {
@@ -307,9 +299,8 @@ impl PeersActor {
         }
         match cx.send(&Address::<ConnectionActor>::from_id(connection), message) {
             Ok(()) => {}
-            Err(TrySendError::Stopped(_)) => {
-                self.on_closed(connection, DisconnectReason::Internal, cx);
-            }
+            // It has told its end before it ended, and why: that is on its way here.
+            Err(TrySendError::Stopped(_)) => {}
             Err(TrySendError::Full(message)) => self.keep_unsent(connection, message, cx),
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use mischief_reactor::Instant;
+use mischief_reactor::sabotage::{self, Mutation};
 
 use super::PeerId;
 use super::contest::{Candidate, Contest, Wait};
@@ -41,7 +42,9 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             if matches!(contest.wait, Wait::Probe { .. }) {
                 contest.wait = Wait::Nothing;
             }
-            let is_ours_first = !contest.held.is_empty() && self.own < peer;
+            let is_ours_first = !contest.held.is_empty()
+                && self.own < peer
+                && !sabotage::is_on(Mutation::NoTieBreak);
             let is_next_parked = contest.held.is_empty() && !contest.parked.is_empty();
             if let Some(candidate) = contest.accepted.take() {
                 self.keep(now, candidate);

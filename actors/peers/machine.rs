@@ -15,7 +15,7 @@ use super::message::{
     Answer, DialId, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken, RequestId,
     Traffic,
 };
-use super::table::Table;
+use super::roster::{Entries, Roster};
 use crate::connection::{DialError, DisconnectReason, Endpoint, RefusedReason};
 
 /// Longest name of a peer in bytes; a longer one is left out.
@@ -27,7 +27,7 @@ pub struct Peers<C> {
     pub(super) own: PeerId,
     pub(super) limits: PeersLimits,
     pub(super) is_stopping: bool,
-    pub(super) table: Table<C>,
+    pub(super) table: Entries<C>,
     pub(super) contests: BTreeMap<PeerId, Contest<C>>,
     /// The peers of all connections in contests.
     pub(super) undecided: BTreeMap<C, PeerId>,
@@ -43,11 +43,16 @@ pub struct Peers<C> {
 impl<C: Copy + Ord + Debug> Peers<C> {
     /// A node without peers, known to others as `own`.
     pub fn new(own: PeerId, limits: PeersLimits) -> Peers<C> {
+        Peers::with_roster(own, limits, Roster::default())
+    }
+
+    /// A node whose peers stand in a roster that others look at. It has to be empty.
+    pub fn with_roster(own: PeerId, limits: PeersLimits, roster: Roster<C>) -> Peers<C> {
         Peers {
             own,
             limits,
             is_stopping: false,
-            table: Table::new(),
+            table: Entries::new(roster),
             contests: BTreeMap::new(),
             undecided: BTreeMap::new(),
             dials: Dials::default(),
@@ -531,7 +536,7 @@ impl<C: Copy + Ord + Debug> Peers<C> {
 
     /// All peers in the order of their ids, each with its connection.
     pub fn peers(&self) -> impl Iterator<Item = (PeerRef, PeerId, C)> + '_ {
-        self.table.iter()
+        self.table.list().into_iter()
     }
 
     /// Dials under way.
@@ -559,9 +564,10 @@ impl<C: Copy + Ord + Debug> Peers<C> {
     pub(super) fn gather_reports(&mut self, now: Instant) {
         loop {
             let deadline = now + self.limits.report_deadline;
-            let asked = self
-                .gather
-                .begin(self.table.iter().map(|(peer, ..)| peer), deadline);
+            let asked = self.gather.begin(
+                self.table.list().into_iter().map(|(peer, ..)| peer),
+                deadline,
+            );
             for peer in asked {
                 let connection = self
                     .table
@@ -574,7 +580,8 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             };
             let peers: Vec<PeerRecord> = self
                 .table
-                .iter()
+                .list()
+                .into_iter()
                 .filter_map(|(peer, ..)| self.table.record(peer, round.traffic(peer)))
                 .collect();
             for request in round.requests {

@@ -53,6 +53,8 @@ impl Direction {
 /// What the handshake has proved about the other side, and what the other side says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Introduction {
+    /// The largest body of a message that it takes, in bytes.
+    pub message_max: u32,
     /// Who it is, by its signature.
     pub peer: PeerId,
     /// The address on the other end of the socket.

@@ -13,6 +13,7 @@
 //! | `decide.rs` | the rules below, and nothing else |
 //! | `contest.rs` | the undecided connections to one peer |
 //! | `table.rs` | the connected peers |
+//! | `roster.rs` | the same table for the threads outside, who find the way to a peer in it |
 //! | `dials.rs` | dials under way and who waits for them |
 //! | `gather.rs` | collecting what every connection has carried |
 //! | `limits.rs`, `message.rs`, `error.rs` | limits, vocabulary, errors |
@@ -87,6 +88,7 @@ mod gather;
 mod limits;
 mod machine;
 mod message;
+pub mod roster;
 mod table;
 
 pub use crate::connection::Suite;
@@ -98,4 +100,5 @@ pub use message::{
     Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
     RequestId, Traffic,
 };
+pub use roster::Roster;
 pub use table::PEER_BYTES_MAX;

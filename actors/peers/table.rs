@@ -1,17 +1,20 @@
 //! The connected peers, found by reference, by id and by connection.
 //!
-//! A peer takes one slot of at most 96 bytes and one entry of 4 bytes in each of two sorted indexes; vectors grow by an eighth,
+//! A peer takes one slot of 96 bytes and one entry of 4 bytes in each of two sorted indexes; vectors grow by an eighth,
 //! so that a table of thousands stays within [`PEER_BYTES_MAX`] per peer. A name is extra. Inserting moves up to 4 bytes per
 //! peer, 40 KiB in a table of 10,000: cheaper than the handshake before it by three orders of magnitude, and in exchange there
 //! is no hash to attack and no order that differs from run to run.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use mischief_reactor::Instant;
+use mischief_reactor::{ActorId, Instant};
 
 use super::PeerId;
 use super::message::{Direction, Introduction, PeerRecord, PeerRef, Traffic};
-use crate::connection::Suite;
+use crate::connection::{Link, Suite};
 
 /// Bytes of the table per connected peer in a full table, without its name.
 pub const PEER_BYTES_MAX: usize = 120;
@@ -28,6 +31,8 @@ pub(super) struct Table<C> {
     /// Slots in the order of their connections.
     by_connection: Vec<u32>,
     inbound: u32,
+    /// Links of connections that are no peers' any more and that have still to take what was sent.
+    parting: BTreeMap<C, Way>,
 }
 
 #[derive(Clone, Debug)]
@@ -37,11 +42,35 @@ struct Slot<C> {
     addr: CompactAddr,
     connection: C,
     since: Instant,
-    name: Option<Box<str>>,
+    /// Few peers have one, so that it is one word here and takes a second allocation.
+    name: Option<Box<Name>>,
+    /// For the threads outside, while there is something to say.
+    link: Option<Way>,
+    /// The largest body that the peer takes; `None` once its connection takes nothing more.
+    message_max: Option<NonZeroU32>,
+    /// Odd while the slot is taken.
     generation: u32,
     direction: Direction,
     suite: Suite,
-    is_taken: bool,
+}
+
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Hash))]
+struct Name(Box<str>);
+
+#[derive(Clone, Debug)]
+struct Way(Arc<Link>);
+
+/// What is on its way to a peer decides nothing about who is connected.
+#[cfg(test)]
+impl std::hash::Hash for Way {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+impl<C> Slot<C> {
+    fn is_taken(&self) -> bool {
+        self.generation % 2 == 1
+    }
 }
 
 /// A socket address in 22 bytes instead of 32.
@@ -88,6 +117,7 @@ impl<C: Copy + Ord> Table<C> {
             by_id: Vec::new(),
             by_connection: Vec::new(),
             inbound: 0,
+            parting: BTreeMap::new(),
         }
     }
 
@@ -121,11 +151,12 @@ impl<C: Copy + Ord> Table<C> {
             addr: introduction.addr.into(),
             connection,
             since: now,
-            name: introduction.name,
-            generation: 0,
+            name: introduction.name.map(|name| Box::new(Name(name))),
+            link: None,
+            message_max: at_least_one(introduction.message_max),
+            generation: 1,
             direction,
             suite: introduction.suite,
-            is_taken: true,
         });
         reserve(&mut self.by_id);
         self.by_id.insert(id_at, index);
@@ -151,9 +182,14 @@ impl<C: Copy + Ord> Table<C> {
         self.by_id.remove(id_at);
         self.by_connection.remove(connection_at);
         let slot = &mut self.slots[peer.index as usize];
-        slot.is_taken = false;
         slot.name = None;
         slot.generation = slot.generation.wrapping_add(1);
+        if let Some(way) = slot.link.take() {
+            way.0.mute();
+            if slot.message_max.is_some() {
+                self.parting.insert(connection, way);
+            }
+        }
         self.vacant.push(peer.index);
         self.inbound -= u32::from(direction == Direction::Inbound);
         Some((id, connection))
@@ -175,7 +211,7 @@ impl<C: Copy + Ord> Table<C> {
     pub(super) fn find_dialled(&self, addr: SocketAddr) -> Option<PeerRef> {
         let addr = CompactAddr::from(addr);
         let is_there = |slot: &Slot<C>| {
-            slot.is_taken && slot.direction == Direction::Outbound && slot.addr == addr
+            slot.is_taken() && slot.direction == Direction::Outbound && slot.addr == addr
         };
         let index = self.slots.iter().position(is_there)?;
         Some(self.peer_ref(index as u32))
@@ -194,7 +230,7 @@ impl<C: Copy + Ord> Table<C> {
         Some(PeerRecord {
             peer,
             id: slot.id,
-            name: slot.name.clone(),
+            name: slot.name.as_ref().map(|name| name.0.clone()),
             addr: slot.addr.into(),
             direction: slot.direction,
             suite: slot.suite,
@@ -217,7 +253,7 @@ impl<C: Copy + Ord> Table<C> {
             .slots
             .iter()
             .filter_map(|slot| slot.name.as_deref())
-            .map(str::len)
+            .map(|name| size_of::<Name>() + name.0.len())
             .sum();
         let indexes =
             self.vacant.capacity() + self.by_id.capacity() + self.by_connection.capacity();
@@ -227,7 +263,7 @@ impl<C: Copy + Ord> Table<C> {
     fn slot(&self, peer: PeerRef) -> Option<&Slot<C>> {
         self.slots
             .get(peer.index as usize)
-            .filter(|slot| slot.is_taken && slot.generation == peer.generation)
+            .filter(|slot| slot.is_taken() && slot.generation == peer.generation)
     }
 
     fn peer_ref(&self, index: u32) -> PeerRef {
@@ -242,7 +278,7 @@ impl<C: Copy + Ord> Table<C> {
             Some(index) => {
                 let vacant = &mut self.slots[index as usize];
                 *vacant = Slot {
-                    generation: vacant.generation,
+                    generation: vacant.generation.wrapping_add(1),
                     ..slot
                 };
                 index
@@ -264,6 +300,70 @@ impl<C: Copy + Ord> Table<C> {
         self.by_connection
             .binary_search_by(|&index| self.slots[index as usize].connection.cmp(&connection))
     }
+}
+
+/// The links between peers' connections and the threads outside.
+impl Table<ActorId> {
+    /// The link of a peer, if there is one.
+    pub(super) fn link(&self, peer: PeerRef) -> Option<&Arc<Link>> {
+        self.slot(peer)?.link.as_ref().map(|way| &way.0)
+    }
+
+    /// The link of a peer, made if there is none. `None`: its connection takes nothing more.
+    pub(super) fn make_link(&mut self, peer: PeerRef) -> Option<Arc<Link>> {
+        let slot = self.slot_mut(peer)?;
+        if slot.link.is_none() {
+            let max = slot.message_max?.get();
+            slot.link = Some(Way(Link::new(slot.id, slot.connection, max)));
+        }
+        slot.link.as_ref().map(|way| way.0.clone())
+    }
+
+    /// Forgets a peer's link if it is this one.
+    pub(super) fn drop_link(&mut self, peer: PeerRef, link: &Arc<Link>) -> bool {
+        let is_it = |way: &mut Way| Arc::ptr_eq(&way.0, link);
+        let slot = self.slot_mut(peer);
+        slot.and_then(|slot| slot.link.take_if(is_it)).is_some()
+    }
+
+    /// The link of a connection, if there is one, also when it is no peer's any more.
+    pub(super) fn link_of(&self, connection: ActorId) -> Option<&Arc<Link>> {
+        match self.find_connection(connection) {
+            Some(peer) => self.link(peer),
+            None => self.parting.get(&connection).map(|way| &way.0),
+        }
+    }
+
+    /// A connection takes nothing more: no link is made for it from now on. The one it has, if it has one.
+    pub(super) fn close(&mut self, connection: ActorId) -> Option<Arc<Link>> {
+        let Some(peer) = self.find_connection(connection) else {
+            return self.parting.remove(&connection).map(|way| way.0);
+        };
+        self.slot_mut(peer)?.message_max = None;
+        self.link(peer).cloned()
+    }
+
+    /// Sets the largest body that the peer of a connection takes.
+    pub(super) fn set_message_max(&mut self, connection: ActorId, max: u32) {
+        let peer = self.find_connection(connection);
+        let slot = peer.and_then(|peer| self.slot_mut(peer));
+        if let Some(slot) = slot.filter(|slot| slot.message_max.is_some()) {
+            slot.message_max = at_least_one(max);
+        }
+        if let Some(link) = self.link_of(connection) {
+            link.set_message_max(max);
+        }
+    }
+
+    fn slot_mut(&mut self, peer: PeerRef) -> Option<&mut Slot<ActorId>> {
+        self.slot(peer)?;
+        self.slots.get_mut(peer.index as usize)
+    }
+}
+
+/// A peer that takes no body takes empty ones.
+fn at_least_one(max: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(max.max(1))
 }
 
 /// Makes room for one more by growing an eighth instead of doubling.

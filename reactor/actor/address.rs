@@ -21,7 +21,7 @@ pub struct ActorId {
 
 impl ActorId {
     /// The id of nobody: generations begin with 1.
-    pub(crate) const NOBODY: ActorId = ActorId {
+    pub const NOBODY: ActorId = ActorId {
         place: 0,
         generation: 0,
     };

@@ -1,6 +1,7 @@
 //! The erased form of an actor: its place on a core.
 
 use std::any::TypeId;
+use std::time::Duration;
 
 use super::address::IdSet;
 use super::child::{Make, Restart};
@@ -9,7 +10,6 @@ use super::core::Core;
 use super::shared::NodeId;
 use super::slot::{Data, MessageVtable, Slot};
 use super::{Actor, ActorId, Drain, Event, Failure, MailboxLimits, Reply, StopReason};
-use crate::io::wheel::TimerId;
 use crate::time::Instant;
 
 /// No actor, no socket: the end of a list that is linked by places.
@@ -214,11 +214,18 @@ pub(crate) struct Cell {
     pub(crate) state: State,
     /// Somebody waits for room: see `Extras::askers`.
     pub(crate) has_askers: bool,
-    never: u16,
+    /// `Event::Flush` is due at the end of this turn.
+    pub(crate) flush_due: bool,
+    /// It stands in `Core::watching_interfaces`.
+    pub(crate) watches_interfaces: bool,
     pub(crate) actor: Option<ActorRef>,
-    pub(crate) queued: u32,
+    /// How many more messages of its own core may wait. Counted down from its bound, which needs no place here then.
+    pub(crate) room: u32,
+    /// The least that `room` has been.
+    pub(crate) room_min: u32,
+    pub(crate) messages: u32,
     pub(crate) queued_bytes: u32,
-    pub(crate) limits: MailboxLimits,
+    // All above is what a message touches.
     pub(crate) parent: u32,
     pub(crate) first_child: u32,
     /// While the place is free: the next free one.
@@ -229,25 +236,44 @@ pub(crate) struct Cell {
     /// First of the questions it has asked.
     pub(crate) first_ask: u32,
     pub(crate) node: NodeId,
-    pub(crate) wake_slack_ms: u16,
-    /// `Event::Flush` is due at the end of this turn.
-    pub(crate) flush_due: bool,
-    /// It stands in `Core::watching_interfaces`.
-    pub(crate) watches_interfaces: bool,
-    /// When `Event::Wake` is wanted; `NEVER` if it is not.
-    pub(crate) wake_at: Instant,
-    /// The timer armed for that, perhaps an earlier one; `TimerId::NONE` if there is none.
-    pub(crate) wake_timer: TimerId,
+    /// Place in the wheel of the timer armed for `wake`, perhaps for an earlier one; `NONE` if there is none. The timer
+    /// names this actor as its owner, so its generation need not be kept.
+    pub(crate) wake_timer: u32,
+    /// When `Event::Wake` is wanted.
+    pub(crate) wake: Wake,
     /// Timers armed with a tag. A free place whose last tenant left some is not used again until they are gone.
     pub(crate) timers: u32,
-    pub(crate) messages: u32,
-    pub(crate) high_water: u32,
     pub(crate) busy_us: u32,
     pub(crate) extras: Option<Box<Extras>>,
 }
 
-/// No deadline.
-pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
+/// A deadline, in whole milliseconds of the clock, and in the lower 16 bits the milliseconds that it may be late.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wake(u64);
+
+impl Wake {
+    pub(crate) const NEVER: Wake = Wake(u64::MAX);
+
+    /// A deadline that is not before `at`, or one in the past if `at` is not after `now`. The wheel's ticks are
+    /// milliseconds, too, so nothing comes later for that.
+    pub(crate) fn new(at: Instant, slack: Duration, now: Instant) -> Wake {
+        let slack = u16::try_from(slack.as_millis()).unwrap_or(u16::MAX);
+        // 2^64 nanoseconds are less than 2^45 milliseconds.
+        let millis = if at > now {
+            at.as_nanos().div_ceil(1_000_000)
+        } else {
+            0
+        };
+        Wake(millis << 16 | u64::from(slack))
+    }
+
+    /// When, and how much later it may be.
+    pub(crate) fn get(self) -> Option<(Instant, Duration)> {
+        let at = Instant::from_nanos((self.0 >> 16).saturating_mul(1_000_000));
+        let slack = Duration::from_millis(self.0 & 0xffff);
+        (self != Wake::NEVER).then_some((at, slack))
+    }
+}
 
 impl Cell {
     pub(crate) fn free(generation: u32) -> Cell {
@@ -255,14 +281,13 @@ impl Cell {
             generation,
             state: State::Free,
             has_askers: false,
-            never: 0,
+            flush_due: false,
+            watches_interfaces: false,
             actor: None,
-            queued: 0,
+            room: 0,
+            room_min: 0,
+            messages: 0,
             queued_bytes: 0,
-            limits: MailboxLimits {
-                messages: 0,
-                bytes: 0,
-            },
             parent: NONE,
             first_child: NONE,
             next_sibling: NONE,
@@ -270,14 +295,9 @@ impl Cell {
             first_socket: NONE,
             first_ask: NONE,
             node: NodeId(0),
-            wake_slack_ms: 0,
-            flush_due: false,
-            watches_interfaces: false,
-            wake_at: NEVER,
-            wake_timer: TimerId::NONE,
+            wake_timer: NONE,
+            wake: Wake::NEVER,
             timers: 0,
-            messages: 0,
-            high_water: 0,
             busy_us: 0,
             extras: None,
         }
@@ -290,15 +310,27 @@ impl Cell {
     /// Whether a message for `generation` can be handed to the actor with nothing else to do.
     #[inline]
     pub(crate) fn is_open_to(&self, generation: u32) -> bool {
-        let key = |generation, state: State, rest: u16, has_askers| {
-            u64::from(generation)
-                | (state as u64) << 32
-                | u64::from(has_askers) << 40
-                | u64::from(rest) << 48
+        let key = |generation, state: State, has_askers| {
+            u64::from(generation) | (state as u64) << 32 | u64::from(has_askers) << 40
         };
         // Put so that it takes one look.
-        key(self.generation, self.state, self.never, self.has_askers)
-            == key(generation, State::Running, 0, false)
+        key(self.generation, self.state, self.has_askers) == key(generation, State::Running, false)
+    }
+
+    /// The bounds of its mailbox, which are nearly always the runtime's.
+    pub(crate) fn limits(&self, usual: MailboxLimits) -> MailboxLimits {
+        let own = self.extras.as_ref().and_then(|extras| extras.limits);
+        own.unwrap_or(usual).at_least_one()
+    }
+
+    /// Messages of its own core that wait.
+    pub(crate) fn queued(&self, usual: MailboxLimits) -> u32 {
+        self.limits(usual).messages - self.room
+    }
+
+    /// Most messages of its own core that ever waited.
+    pub(crate) fn high_water(&self, usual: MailboxLimits) -> u32 {
+        self.limits(usual).messages - self.room_min
     }
 
     /// Whether it can be sent anything.
@@ -328,11 +360,11 @@ pub(crate) struct Extras {
     pub(crate) name: Option<&'static str>,
     pub(crate) stop_reason: Option<StopReason>,
     pub(crate) dropped: u32,
-    pub(crate) restart_pause: std::time::Duration,
+    pub(crate) restart_pause: Duration,
     /// It never started or its last incarnation failed, so there is nobody to ask for `stopping`.
     pub(crate) skips_stopping: bool,
-    /// The remote gauge carries bounds of its own.
-    pub(crate) limits_are_own: bool,
+    /// Bounds of its mailbox that are not the runtime's. The remote gauge has them, too.
+    pub(crate) limits: Option<MailboxLimits>,
 }
 
 /// Forgets the type of a child's recipe.
@@ -352,7 +384,7 @@ mod tests {
 
     #[test]
     fn an_idle_actor_costs_little_beside_its_state() {
-        assert_eq!(size_of::<Cell>(), 112);
+        assert_eq!(size_of::<Cell>(), 96);
         assert!(size_of::<Extras>() <= 288, "{}", size_of::<Extras>());
     }
 }

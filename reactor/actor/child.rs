@@ -61,6 +61,16 @@ pub struct MailboxLimits {
     pub bytes: u32,
 }
 
+impl MailboxLimits {
+    /// Bounds of nothing would let nothing in.
+    pub(crate) fn at_least_one(self) -> MailboxLimits {
+        MailboxLimits {
+            messages: self.messages.max(1),
+            bytes: self.bytes.max(1),
+        }
+    }
+}
+
 impl Default for MailboxLimits {
     fn default() -> Self {
         MailboxLimits {

@@ -298,6 +298,11 @@ impl<'a, A: Actor> Context<'a, A> {
         self.core.write(id, socket, bytes)
     }
 
+    /// The actor's socket; of several, the one that it came by last.
+    pub fn socket(&self) -> Option<SocketId> {
+        self.core.first_socket_of(self.id)
+    }
+
     /// Bytes of a connection that the kernel has not taken yet.
     pub fn unsent(&self, socket: SocketId) -> usize {
         self.core.unsent(socket)

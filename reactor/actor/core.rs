@@ -13,7 +13,7 @@ use super::queue::RunQueue;
 use super::reply::Expire;
 use super::shared::{Remote, Shared, System};
 use super::slot::Slot;
-use super::sockets::SocketState;
+use super::sockets::{SocketExtras, SocketState};
 use super::stats::{CoreStats, STALLS_KEPT, Stall};
 use super::{ActorId, AskError, Event, StopReason};
 use crate::io::driver::{Driver, Ready, SocketId};
@@ -129,6 +129,7 @@ pub struct Core {
     /// Tagged timers whose actors have ended.
     pub(crate) orphan_timers: usize,
     pub(crate) sockets: Vec<SocketState>,
+    pub(crate) socket_extras: Slab<SocketExtras>,
     pub(crate) sockets_open: u32,
     /// Sockets to be read again although no new edge will come.
     pub(crate) requeued: VecDeque<SocketId>,
@@ -202,6 +203,7 @@ impl Core {
             wheel: Wheel::new(now),
             orphan_timers: 0,
             sockets: Vec::new(),
+            socket_extras: Slab::new(),
             sockets_open: 0,
             requeued: VecDeque::new(),
             starved: VecDeque::new(),
@@ -475,7 +477,8 @@ impl Core {
             .core_of(actor)
             .map_or(0, |remote| remote.gauges.messages(actor.index()));
         let local = if actor.core() == self.index {
-            self.cells.get(actor.index()).map_or(0, |cell| cell.queued)
+            let usual = self.shared.limits.mailbox;
+            self.cell(actor).map_or(0, |cell| cell.queued(usual))
         } else {
             0
         };

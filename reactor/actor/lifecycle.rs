@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::IdSet;
-use super::cell::{Cell, Extras, NEVER, NONE, State, erase};
+use super::cell::{Cell, Extras, NONE, State, Wake, erase};
 use super::child::Restart;
 use super::core::{Core, TimerKind};
 use super::schedule::failed;
 use super::shared::{NodeId, System};
-use super::{
-    Actor, ActorId, Address, Backoff, Child, Drain, Event, MailboxLimits, Reply, StopReason,
-};
+use super::{Actor, ActorId, Address, Backoff, Child, Drain, Event, Reply, StopReason};
+use crate::io::memory::reserve_one;
 use crate::io::wheel::TimerId;
 use crate::time::Instant;
 
@@ -70,12 +69,7 @@ impl Core {
         if self.alive as usize >= limits.actors_max {
             return Err(SpawnError::TooMany);
         }
-        let mailbox = child.limits.unwrap_or(limits.mailbox);
-        // Bounds of nothing would let nothing in, and mean the runtime's bounds in the remote gauge.
-        let mailbox = MailboxLimits {
-            messages: mailbox.messages.max(1),
-            bytes: mailbox.bytes.max(1),
-        };
+        let usual = limits.mailbox;
         let Child {
             make,
             restart,
@@ -89,8 +83,12 @@ impl Core {
         let cell = &mut self.cells[index as usize];
         cell.state = State::Starting;
         cell.actor = Some(actor);
-        cell.limits = mailbox;
         cell.node = node;
+        if limits.is_some() {
+            cell.extras().limits = limits;
+        }
+        cell.room = cell.limits(usual).messages;
+        cell.room_min = cell.room;
         if factory.is_some() || restart != Restart::Never {
             cell.extras().factory = factory;
             cell.extras().restart = Some(restart);
@@ -99,9 +97,7 @@ impl Core {
         self.alive += 1;
         self.link_child(parent, index);
         if limits.is_some() {
-            let gauge = self.remote().gauges.get(index as usize);
-            gauge.set_limits(Some(mailbox));
-            self.cells[index as usize].extras().limits_are_own = true;
+            self.remote().gauges.set_limits(index as usize, limits);
         }
         if let Some(name) = name
             && let Err(error) = self.register(id, name)
@@ -136,10 +132,7 @@ impl Core {
             cell.next_sibling = NONE;
             return index;
         }
-        if self.cells.len() == self.cells.capacity() {
-            // Growing by doubling would leave up to half of the memory unused.
-            self.cells.reserve_exact((self.cells.len() / 8).max(64));
-        }
+        reserve_one(&mut self.cells);
         let index = self.cells.len() as u32;
         // An id of another incarnation of this process's memory must not fit by chance: start at 1.
         self.cells.push(Cell::free(1));
@@ -567,8 +560,8 @@ impl Core {
         for slot in extras.parked {
             self.lose(slot);
         }
-        if extras.limits_are_own {
-            self.remote().gauges.get(id.index()).set_limits(None);
+        if extras.limits.is_some() {
+            self.remote().gauges.set_limits(id.index(), None);
         }
         if extras.name.is_some() {
             self.shared.unregister(node, id);
@@ -602,13 +595,13 @@ impl Core {
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        cell.wake_at = NEVER;
+        cell.wake = Wake::NEVER;
         cell.flush_due = false;
-        let timer = std::mem::replace(&mut cell.wake_timer, TimerId::NONE);
+        let timer = std::mem::replace(&mut cell.wake_timer, NONE);
         let watches_interfaces = std::mem::take(&mut cell.watches_interfaces);
         let extras = cell.extras.as_mut();
         let watching = extras.map(|extras| std::mem::take(&mut extras.watching));
-        self.wheel.cancel(timer);
+        self.cancel_wake(id, timer);
         if watches_interfaces {
             self.watching_interfaces.retain(|watching| *watching != id);
         }
@@ -682,39 +675,47 @@ impl Core {
 
     /// Sets when `Event::Wake` is wanted. A later deadline than the armed one is only stored.
     pub(crate) fn wake_at(&mut self, id: ActorId, at: Option<Instant>, slack: Duration) {
+        let now = self.now;
         let Some(cell) = self.cell_mut(id) else {
             return;
         };
-        cell.wake_at = at.unwrap_or(NEVER);
-        cell.wake_slack_ms = u16::try_from(slack.as_millis()).unwrap_or(u16::MAX);
+        cell.wake = at.map_or(Wake::NEVER, |at| Wake::new(at, slack, now));
         let (Some(at), timer) = (at, cell.wake_timer) else {
             return;
         };
-        if self.wheel.due(timer).is_some_and(|due| due <= at + slack) {
+        let owner = TimerKind::Wake.owner(id.index() as u32);
+        let armed = self.wheel.find(timer, owner);
+        let due = armed.and_then(|timer| self.wheel.due(timer));
+        if due.is_some_and(|due| due <= at + slack) {
             return;
         }
-        self.wheel.cancel(timer);
+        self.cancel_wake(id, timer);
+        self.cells[id.index()].wake_timer = self.wheel.arm(at, slack, owner, 0).place();
+    }
+
+    /// Takes back the timer of an actor's deadline.
+    fn cancel_wake(&mut self, id: ActorId, timer: u32) {
         let owner = TimerKind::Wake.owner(id.index() as u32);
-        self.cells[id.index()].wake_timer = self.wheel.arm(at, slack, owner, 0);
+        if let Some(timer) = self.wheel.find(timer, owner) {
+            self.wheel.cancel(timer);
+        }
     }
 
     pub(crate) fn wake_due(&mut self, index: u32, timer: TimerId) {
         let Some(id) = self.id_at(index) else { return };
         let now = self.now;
         let cell = &mut self.cells[index as usize];
-        if cell.wake_timer != timer {
+        if cell.wake_timer != timer.place() {
             return;
         }
-        cell.wake_timer = TimerId::NONE;
-        let at = cell.wake_at;
-        if at == NEVER {
+        cell.wake_timer = NONE;
+        let Some((at, slack)) = cell.wake.get() else {
             return;
-        }
+        };
         if at > now {
-            let slack = Duration::from_millis(u64::from(cell.wake_slack_ms));
             return self.wake_at(id, Some(at), slack);
         }
-        cell.wake_at = NEVER;
+        cell.wake = Wake::NEVER;
         self.invoke(id, Event::Wake);
     }
 }

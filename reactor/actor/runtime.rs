@@ -364,7 +364,7 @@ impl Core {
                 messages: cell.messages,
                 busy: Duration::from_micros(u64::from(cell.busy_us)),
                 queued: self.queue_depth(id),
-                high_water: cell.high_water,
+                high_water: cell.high_water(self.shared.limits.mailbox),
                 memory: size + heap + cell.queued_bytes as usize,
                 sockets: self.count_sockets(cell.first_socket),
                 restarts: extras.map_or(0, |extras| extras.restarts_total),

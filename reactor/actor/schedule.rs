@@ -88,20 +88,21 @@ impl Core {
             return Err(TrySendError::Stopped(message));
         }
         let bytes = Slot::bytes_of::<M>(message.heap_bytes());
-        if cell.queued >= cell.limits.messages || !self.queue.has_room() {
+        if cell.room == 0 || !self.queue.has_room() {
             return Err(TrySendError::Full(message));
         }
         // One message larger than the bound passes when nothing else waits, or it could never be sent.
         if bytes > 0
             && cell.queued_bytes > 0
-            && cell.queued_bytes.saturating_add(bytes) > cell.limits.bytes
+            && cell.queued_bytes.saturating_add(bytes)
+                > cell.limits(self.shared.limits.mailbox).bytes
         {
             return Err(TrySendError::Full(message));
         }
         let message = M::from(message);
-        cell.queued += 1;
-        if cell.queued > cell.high_water {
-            cell.high_water = cell.queued;
+        cell.room -= 1;
+        if cell.room < cell.room_min {
+            cell.room_min = cell.room;
         }
         if bytes > 0 {
             cell.queued_bytes = cell.queued_bytes.saturating_add(bytes);
@@ -272,7 +273,7 @@ impl Core {
                 && std::ptr::eq(vtable, actor.vtable().message)
             {
                 cell.messages = cell.messages.wrapping_add(1);
-                cell.queued -= 1;
+                cell.room += 1;
                 // SAFETY: the queue has a first message. The actor lives in its cell; this runs from the scheduler only,
                 // never from within a call; the message's type was compared with the actor's, and it is moved out of
                 // its place before anything else can use that.
@@ -326,7 +327,7 @@ impl Core {
         self.discount(&slot);
         let cell = &mut self.cells[id.index()];
         if slot.lane == Lane::Local {
-            cell.queued -= 1;
+            cell.room += 1;
             cell.queued_bytes = cell.queued_bytes.saturating_sub(slot.bytes);
         }
         let actor = cell.actor?;
@@ -427,13 +428,15 @@ impl Core {
         let Some(cell) = self.cells.get_mut(index) else {
             return;
         };
+        let own = cell.limits(limits);
         let local_room =
-            cell.queued <= cell.limits.messages / 2 && cell.queued_bytes <= cell.limits.bytes / 2;
+            cell.queued(limits) <= own.messages / 2 && cell.queued_bytes <= own.bytes / 2;
         let Some(extras) = &mut cell.extras else {
             return;
         };
         let remote_room = is_settled && extras.askers.iter().any(|asker| asker.core() != here) && {
-            let gauge = self.shared.cores[usize::from(here)].gauges.get(index);
+            let gauges = &self.shared.cores[usize::from(here)].gauges;
+            let (gauge, limits) = gauges.with_limits(index, limits);
             gauge.await_room();
             gauge.has_room(limits)
         };

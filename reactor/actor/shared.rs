@@ -58,7 +58,7 @@ impl Default for Limits {
             asks_max: 1 << 16,
             actors_max: ActorId::PER_CORE_MAX as usize,
             turn_messages: 4096,
-            read_budget: 256 << 10,
+            read_budget: 128 << 10,
             accept_budget: 64,
             unsent_max: 1 << 20,
             memory_max: 256 << 20,
@@ -185,27 +185,26 @@ pub(crate) enum System {
 /// Messages in flight from other cores and from outside to one actor.
 #[derive(Default)]
 pub(crate) struct Gauge {
+    /// How many, and [`Gauge::AWAITED`].
     messages: AtomicU32,
     bytes: AtomicU32,
-    /// The actor's own bounds, 0 for the runtime's.
-    messages_max: AtomicU32,
-    bytes_max: AtomicU32,
-    /// An actor of another core waits for room.
-    is_awaited: AtomicBool,
 }
 
 impl Gauge {
+    /// An actor of another core waits for room.
+    const AWAITED: u32 = 1 << 31;
+
     /// Counts a message if there is room. A refused one is counted for a moment, too.
-    fn take(&self, bytes: u32, default: MailboxLimits) -> bool {
-        let (messages_max, bytes_max) = self.limits(default);
-        if self.messages.fetch_add(1, Ordering::Relaxed) >= messages_max {
+    fn take(&self, bytes: u32, limits: MailboxLimits) -> bool {
+        let before = self.messages.fetch_add(1, Ordering::Relaxed);
+        if before & !Gauge::AWAITED >= limits.messages {
             self.messages.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
         if bytes > 0 {
             let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
             // One message larger than the bound passes when nothing else waits, or it could never be sent.
-            if before > 0 && before.saturating_add(bytes) > bytes_max {
+            if before > 0 && before.saturating_add(bytes) > limits.bytes {
                 self.give(1, bytes);
                 return false;
             }
@@ -220,47 +219,47 @@ impl Gauge {
         }
     }
 
-    fn limits(&self, default: MailboxLimits) -> (u32, u32) {
-        let or = |own: u32, default: u32| if own == 0 { default } else { own };
-        (
-            or(self.messages_max.load(Ordering::Relaxed), default.messages),
-            or(self.bytes_max.load(Ordering::Relaxed), default.bytes),
-        )
-    }
-
     /// Whether at least half of it is free.
-    pub(crate) fn has_room(&self, default: MailboxLimits) -> bool {
-        let (messages_max, bytes_max) = self.limits(default);
-        self.messages.load(Ordering::Relaxed) <= messages_max / 2
-            && self.bytes.load(Ordering::Relaxed) <= bytes_max / 2
+    pub(crate) fn has_room(&self, limits: MailboxLimits) -> bool {
+        self.messages() <= limits.messages / 2
+            && self.bytes.load(Ordering::Relaxed) <= limits.bytes / 2
     }
 
     fn messages(&self) -> u32 {
-        self.messages.load(Ordering::Relaxed)
+        self.messages.load(Ordering::Relaxed) & !Gauge::AWAITED
     }
 
     /// Says that somebody waits for room. To be called before [`Gauge::has_room`] is asked.
     pub(crate) fn await_room(&self) {
-        self.is_awaited.store(true, Ordering::Relaxed);
+        self.messages.fetch_or(Gauge::AWAITED, Ordering::Relaxed);
         // Pairs with the fence of `Remote::take_gauge`: either it sees the mark, or `has_room` sees what it gave back.
         fence(Ordering::SeqCst);
     }
 
     /// Whether somebody waits for room who has not been told to look again. Clears the mark.
     fn take_await(&self) -> bool {
-        self.is_awaited.load(Ordering::Relaxed) && self.is_awaited.swap(false, Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_limits(&self, limits: Option<MailboxLimits>) {
-        let (messages, bytes) = limits.map_or((0, 0), |limits| (limits.messages, limits.bytes));
-        self.messages_max.store(messages, Ordering::Relaxed);
-        self.bytes_max.store(bytes, Ordering::Relaxed);
+        let is_awaited = |messages| messages & Gauge::AWAITED != 0;
+        is_awaited(self.messages.load(Ordering::Relaxed))
+            && is_awaited(self.messages.fetch_and(!Gauge::AWAITED, Ordering::Relaxed))
     }
 }
 
+/// Bounds of an actor that are not the runtime's; 0 where it has none.
+#[derive(Default)]
+struct OwnLimits {
+    messages: AtomicU32,
+    bytes: AtomicU32,
+}
+
 const LEAF: usize = 256;
-type Leaf = Box<[Gauge]>;
-type Branch = Box<[OnceLock<Leaf>]>;
+
+struct Leaf {
+    gauges: [Gauge; LEAF],
+    /// Made where an actor with bounds of its own is first.
+    own: OnceLock<Box<[OwnLimits]>>,
+}
+
+type Branch = Box<[OnceLock<Box<Leaf>>]>;
 
 /// A gauge for every place of a core, made where one is first needed.
 pub(crate) struct Gauges(Box<[OnceLock<Branch>]>);
@@ -271,18 +270,64 @@ impl Gauges {
     }
 
     pub(crate) fn get(&self, index: usize) -> &Gauge {
+        &self.leaf(index).gauges[index % LEAF]
+    }
+
+    fn leaf(&self, index: usize) -> &Leaf {
         let branch = self.0[index / (LEAF * LEAF)]
             .get_or_init(|| (0..LEAF).map(|_| OnceLock::new()).collect());
-        let leaf = branch[index / LEAF % LEAF]
-            .get_or_init(|| (0..LEAF).map(|_| Gauge::default()).collect());
-        &leaf[index % LEAF]
+        branch[index / LEAF % LEAF].get_or_init(|| {
+            Box::new(Leaf {
+                gauges: std::array::from_fn(|_| Gauge::default()),
+                own: OnceLock::new(),
+            })
+        })
+    }
+
+    /// The gauge of a place and its bounds, where `usual` are the runtime's.
+    pub(crate) fn with_limits(
+        &self,
+        index: usize,
+        usual: MailboxLimits,
+    ) -> (&Gauge, MailboxLimits) {
+        let leaf = self.leaf(index);
+        let mut limits = usual.at_least_one();
+        if let Some(own) = leaf.own.get() {
+            let own = &own[index % LEAF];
+            let messages = own.messages.load(Ordering::Relaxed);
+            if messages > 0 {
+                limits = MailboxLimits {
+                    messages,
+                    bytes: own.bytes.load(Ordering::Relaxed),
+                };
+            }
+        }
+        // The mark above the count is out of reach: so many messages do not fit into memory.
+        limits.messages = limits.messages.min(Gauge::AWAITED / 2);
+        (&leaf.gauges[index % LEAF], limits)
+    }
+
+    /// Sets the bounds of a place; `None`: the runtime's.
+    pub(crate) fn set_limits(&self, index: usize, limits: Option<MailboxLimits>) {
+        let leaf = self.leaf(index);
+        let own = leaf
+            .own
+            .get_or_init(|| (0..LEAF).map(|_| OwnLimits::default()).collect());
+        let (messages, bytes) = limits.map_or((0, 0), |limits| {
+            let limits = limits.at_least_one();
+            (limits.messages, limits.bytes)
+        });
+        own[index % LEAF].bytes.store(bytes, Ordering::Relaxed);
+        own[index % LEAF]
+            .messages
+            .store(messages, Ordering::Relaxed);
     }
 
     /// Messages counted for a place, without making its gauge.
     pub(crate) fn messages(&self, index: usize) -> u32 {
         let branch = self.0.get(index / (LEAF * LEAF)).and_then(OnceLock::get);
         let leaf = branch.and_then(|branch| branch[index / LEAF % LEAF].get());
-        leaf.map_or(0, |leaf| leaf[index % LEAF].messages())
+        leaf.map_or(0, |leaf| leaf.gauges[index % LEAF].messages())
     }
 }
 
@@ -432,8 +477,8 @@ impl Remote {
 
     /// Counts a message against its receiver's bounds.
     pub(crate) fn take_gauge(&self, to: ActorId, bytes: u32, limits: &Limits) -> bool {
-        let gauge = self.gauges.get(to.index());
-        if gauge.take(bytes, limits.mailbox) {
+        let (gauge, limits) = self.gauges.with_limits(to.index(), limits.mailbox);
+        if gauge.take(bytes, limits) {
             return true;
         }
         // For a moment the refused message was counted, and the core may have seen no room because of it.

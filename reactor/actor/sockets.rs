@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use slab::Slab;
+
 use super::cell::{NONE, State};
 use super::core::{Core, MEMORY_RETRY, TimerKind};
 use super::shared::System;
@@ -11,11 +13,14 @@ use super::{ActorId, Event};
 use crate::io::driver::{
     Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
+use crate::io::memory::reserve_one;
+use crate::sabotage::{self, Mutation};
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Kind {
     Free,
     Listener,
@@ -38,31 +43,61 @@ pub(crate) struct SocketState {
     owner: u32,
     next: u32,
     previous: u32,
+    /// Place of its extras, `NONE` if it has none.
+    extras: u32,
     kind: Kind,
-    /// The owner does not want to read now.
-    is_paused: bool,
-    /// There may be something to read for which no new edge will come.
-    is_readable: bool,
-    /// It stands in `requeued` or `starved`.
-    is_queued: bool,
-    /// The peer closed or an error is pending: a short read does not mean that all was read.
-    is_closing: bool,
-    /// The end of the stream has been reported.
-    is_read_closed: bool,
     write_half: WriteHalf,
-    /// A send was refused: the owner waits for `Event::Writable`.
-    wants_writable: bool,
-    extras: Option<Box<SocketExtras>>,
+    flags: Flags,
 }
 
+/// A bit for each of what follows.
+#[derive(Clone, Copy, Default)]
+struct Flags(u8);
+
+impl Flags {
+    /// The owner does not want to read now.
+    const PAUSED: u8 = 1;
+    /// There may be something to read for which no new edge will come.
+    const READABLE: u8 = 1 << 1;
+    /// It stands in `requeued` or `starved`.
+    const QUEUED: u8 = 1 << 2;
+    /// The peer closed or an error is pending: a short read does not mean that all was read.
+    const CLOSING: u8 = 1 << 3;
+    /// The end of the stream has been reported.
+    const READ_CLOSED: u8 = 1 << 4;
+    /// A send was refused: the owner waits for `Event::Writable`.
+    const WANTS_WRITABLE: u8 = 1 << 5;
+
+    #[inline]
+    fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Sets or clears it, and says whether it was set.
+    #[inline]
+    fn set(&mut self, flag: u8, is_set: bool) -> bool {
+        let was_set = self.has(flag);
+        self.0 = if is_set {
+            self.0 | flag
+        } else {
+            self.0 & !flag
+        };
+        was_set
+    }
+}
+
+/// What only a socket needs whose kernel buffer is full, or whose datagrams have several recipients.
 #[derive(Default)]
-struct SocketExtras {
+pub(crate) struct SocketExtras {
     /// Bytes that the kernel has not taken, from `sent` on.
     tail: Vec<u8>,
     sent: usize,
     /// Ranges of first bytes of datagrams and who gets them.
     routes: Vec<(u8, u8, ActorId)>,
 }
+
+/// Places for extras that a core keeps when no socket has any.
+const EXTRAS_KEPT: usize = 64;
 
 /// Routes of one UDP socket.
 const ROUTES_MAX: usize = 8;
@@ -112,12 +147,15 @@ impl Core {
     fn add_socket(&mut self, socket: SocketId, owner: u32, kind: Kind, is_paused: bool) {
         let index = socket.index as usize;
         while self.sockets.len() <= index {
+            reserve_one(&mut self.sockets);
             self.sockets.push(SocketState::free());
         }
+        let mut flags = Flags::default();
+        flags.set(Flags::PAUSED, is_paused);
         self.sockets[index] = SocketState {
             generation: socket.generation,
             kind,
-            is_paused,
+            flags,
             ..SocketState::free()
         };
         self.sockets_open += 1;
@@ -150,8 +188,30 @@ impl Core {
         self.unlink_socket(socket.index);
         let unsent = self.unsent(socket);
         self.unsent_bytes -= unsent;
+        self.drop_extras(socket.index);
         self.sockets[socket.index as usize] = SocketState::free();
         self.sockets_open -= 1;
+    }
+
+    fn socket_extras(&self, state: &SocketState) -> Option<&SocketExtras> {
+        self.socket_extras.get(state.extras as usize)
+    }
+
+    /// The extras of an open socket, made if it has none.
+    fn make_extras(&mut self, index: u32) -> &mut SocketExtras {
+        let place = &mut self.sockets[index as usize].extras;
+        if *place == NONE {
+            *place = self.socket_extras.insert(SocketExtras::default()) as u32;
+        }
+        &mut self.socket_extras[*place as usize]
+    }
+
+    fn drop_extras(&mut self, index: u32) {
+        let place = std::mem::replace(&mut self.sockets[index as usize].extras, NONE);
+        self.socket_extras.try_remove(place as usize);
+        if self.socket_extras.is_empty() && self.socket_extras.capacity() > EXTRAS_KEPT {
+            self.socket_extras = Slab::new();
+        }
     }
 
     pub(crate) fn close_socket(&mut self, socket: SocketId, owner: ActorId, abort: bool) {
@@ -172,6 +232,16 @@ impl Core {
             self.forget_socket(socket);
             self.driver.close(socket, false);
         }
+    }
+
+    /// The socket that an actor came by last.
+    pub(crate) fn first_socket_of(&self, id: ActorId) -> Option<SocketId> {
+        let index = self.cell(id)?.first_socket;
+        let state = self.sockets.get(index as usize)?;
+        Some(SocketId {
+            index,
+            generation: state.generation,
+        })
     }
 
     /// Sockets of an actor, for statistics.
@@ -224,18 +294,20 @@ impl Core {
         let Some(state) = self.socket_mut(socket) else {
             return;
         };
-        state.is_closing |= ready.read_closed || ready.error;
-        let reads = ready.readable || ready.read_closed || ready.error;
+        if ready.read_closed || ready.error {
+            state.flags.set(Flags::CLOSING, true);
+        }
+        if ready.readable || ready.read_closed || ready.error {
+            state.flags.set(Flags::READABLE, true);
+        }
         match state.kind {
             Kind::Free => {}
             Kind::Connecting => {
-                state.is_readable |= reads;
                 if ready.writable || ready.error || ready.read_closed {
                     self.connect_ended(socket);
                 }
             }
             Kind::Listener | Kind::Stream | Kind::Udp => {
-                state.is_readable |= reads;
                 if ready.writable {
                     self.write_tail(socket);
                 }
@@ -250,14 +322,14 @@ impl Core {
     /// A socket whose budget was spent, or whose reading resumes.
     pub(crate) fn socket_requeued(&mut self, socket: SocketId) {
         if let Some(state) = self.socket_mut(socket) {
-            state.is_queued = false;
+            state.flags.set(Flags::QUEUED, false);
             self.read_on(socket);
         }
     }
 
     fn requeue(&mut self, socket: SocketId) {
         if let Some(state) = self.socket_mut(socket)
-            && !std::mem::replace(&mut state.is_queued, true)
+            && !state.flags.set(Flags::QUEUED, true)
         {
             self.requeued.push_back(socket);
         }
@@ -265,7 +337,9 @@ impl Core {
 
     /// Reading reports what breaks a connection. Once its stream has ended nobody reads any more.
     fn check_broken(&mut self, socket: SocketId) {
-        let is_at_end = |state: &&SocketState| state.kind == Kind::Stream && state.is_read_closed;
+        let is_at_end = |state: &&SocketState| {
+            state.kind == Kind::Stream && state.flags.has(Flags::READ_CLOSED)
+        };
         if self.socket(socket).filter(is_at_end).is_some()
             && let Some(error) = self.driver.take_error(socket)
         {
@@ -309,7 +383,10 @@ impl Core {
         let Some(state) = self.socket_mut(socket) else {
             return;
         };
-        if !state.is_readable || state.is_paused || state.is_queued {
+        if !state.flags.has(Flags::READABLE)
+            || state.flags.has(Flags::PAUSED)
+            || state.flags.has(Flags::QUEUED)
+        {
             return;
         }
         let kind = state.kind;
@@ -331,7 +408,9 @@ impl Core {
             self.wheel
                 .arm(self.now + MEMORY_RETRY, Duration::ZERO, owner, 0);
         }
-        self.sockets[socket.index as usize].is_queued = true;
+        self.sockets[socket.index as usize]
+            .flags
+            .set(Flags::QUEUED, true);
         self.starved.push_back(socket);
     }
 
@@ -345,7 +424,9 @@ impl Core {
                     self.add_socket(socket, owner.index() as u32, Kind::Stream, true);
                     // A connection may have brought its first bytes along; their edge belongs to it all the same,
                     // but a driver that registers late reports none.
-                    self.sockets[socket.index as usize].is_readable = true;
+                    self.sockets[socket.index as usize]
+                        .flags
+                        .set(Flags::READABLE, true);
                     self.invoke(
                         owner,
                         Event::Accepted {
@@ -354,7 +435,10 @@ impl Core {
                             from,
                         },
                     );
-                    if self.socket(listener).is_none_or(|state| state.is_paused) {
+                    if self
+                        .socket(listener)
+                        .is_none_or(|state| state.flags.has(Flags::PAUSED))
+                    {
                         return;
                     }
                 }
@@ -365,7 +449,9 @@ impl Core {
                     | ErrorKind::ConnectionAborted
                     | ErrorKind::ConnectionReset => {}
                     _ => {
-                        self.sockets[listener.index as usize].is_queued = true;
+                        self.sockets[listener.index as usize]
+                            .flags
+                            .set(Flags::QUEUED, true);
                         let owner_kind = TimerKind::AcceptRetry.owner(listener.index);
                         let at = self.now + ACCEPT_RETRY;
                         self.wheel
@@ -384,7 +470,7 @@ impl Core {
 
     fn set_drained(&mut self, socket: SocketId) {
         if let Some(state) = self.socket_mut(socket) {
-            state.is_readable = false;
+            state.flags.set(Flags::READABLE, false);
         }
     }
 
@@ -393,7 +479,7 @@ impl Core {
         let mut left = self.shared.limits.read_budget;
         while let Some(owner) = self.owner_of(socket) {
             let state = &self.sockets[socket.index as usize];
-            if state.is_paused || state.is_read_closed {
+            if state.flags.has(Flags::PAUSED) || state.flags.has(Flags::READ_CLOSED) {
                 break;
             }
             if left == 0 {
@@ -404,14 +490,16 @@ impl Core {
             match self.driver.read(socket, &mut buffer[..want]) {
                 Ok(0) => {
                     let state = &mut self.sockets[socket.index as usize];
-                    state.is_readable = false;
-                    state.is_read_closed = true;
+                    state.flags.set(Flags::READABLE, false);
+                    state.flags.set(Flags::READ_CLOSED, true);
                     self.invoke(owner, Event::ReadClosed { socket });
                     break;
                 }
                 Ok(count) => {
                     left -= count;
-                    let is_closing = self.sockets[socket.index as usize].is_closing;
+                    let is_closing = self.sockets[socket.index as usize]
+                        .flags
+                        .has(Flags::CLOSING);
                     if count < want && !is_closing && self.driver.short_read_drains() {
                         self.set_drained(socket);
                     }
@@ -422,7 +510,10 @@ impl Core {
                             bytes: &mut buffer[..count],
                         },
                     );
-                    if self.socket(socket).is_none_or(|state| !state.is_readable) {
+                    if self
+                        .socket(socket)
+                        .is_none_or(|state| !state.flags.has(Flags::READABLE))
+                    {
                         break;
                     }
                 }
@@ -444,7 +535,10 @@ impl Core {
         let mut buffer = self.take_read_buffer();
         let mut left = self.shared.limits.read_budget;
         let mut arrived: Vec<Arrived> = Vec::new();
-        while self.socket(socket).is_some_and(|state| !state.is_paused) {
+        while self
+            .socket(socket)
+            .is_some_and(|state| !state.flags.has(Flags::PAUSED))
+        {
             if left == 0 {
                 self.requeue(socket);
                 break;
@@ -513,7 +607,7 @@ impl Core {
 
     /// Whom a route leads to. One to an actor that has ended leads nowhere.
     fn routed(&self, socket: SocketId, first: u8) -> Option<ActorId> {
-        let extras = self.socket(socket)?.extras.as_ref()?;
+        let extras = self.socket_extras(self.socket(socket)?)?;
         let mut routes = extras.routes.iter();
         let (_, _, to) = routes.find(|(low, high, _)| (*low..=*high).contains(&first))?;
         self.cell(*to).map(|_| *to)
@@ -532,18 +626,19 @@ impl Core {
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
         self.owned(socket, owner)?;
-        let state = &mut self.sockets[socket.index as usize];
-        if state.kind != Kind::Udp {
+        if self.sockets[socket.index as usize].kind != Kind::Udp {
             let text = "only datagrams have routes";
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
         }
         let range = (*first.start(), *first.end());
+        self.make_extras(socket.index);
         let cells = &self.cells;
         let is_alive = |id: ActorId| {
             let cell = cells.get(id.index());
             cell.is_some_and(|cell| cell.generation == id.generation() && cell.is_alive())
         };
-        let routes = &mut state.extras.get_or_insert_default().routes;
+        let extras = self.sockets[socket.index as usize].extras;
+        let routes = &mut self.socket_extras[extras as usize].routes;
         routes.retain(|route| (route.0, route.1) != range && is_alive(route.2));
         if routes.len() == ROUTES_MAX {
             return Err(io::Error::new(
@@ -557,14 +652,14 @@ impl Core {
 
     pub(crate) fn pause_reading(&mut self, owner: ActorId, socket: SocketId) {
         if let Ok(state) = self.owned(socket, owner) {
-            state.is_paused = true;
+            state.flags.set(Flags::PAUSED, true);
         }
     }
 
     pub(crate) fn resume_reading(&mut self, owner: ActorId, socket: SocketId) {
         if let Ok(state) = self.owned(socket, owner) {
-            state.is_paused = false;
-            if state.is_readable {
+            state.flags.set(Flags::PAUSED, false);
+            if state.flags.has(Flags::READABLE) && !sabotage::is_on(Mutation::ForgetRequeue) {
                 self.requeue(socket);
             }
         }
@@ -573,7 +668,7 @@ impl Core {
     /// Bytes of a connection that the kernel has not taken.
     pub(crate) fn unsent(&self, socket: SocketId) -> usize {
         self.socket(socket)
-            .and_then(|state| state.extras.as_ref())
+            .and_then(|state| self.socket_extras(state))
             .map_or(0, |extras| extras.tail.len() - extras.sent)
     }
 
@@ -611,8 +706,7 @@ impl Core {
                 "too many bytes are unsent",
             ));
         }
-        let state = &mut self.sockets[socket.index as usize];
-        let extras = state.extras.get_or_insert_default();
+        let extras = self.make_extras(socket.index);
         if extras.sent >= extras.tail.len() - extras.sent {
             // The peer may never catch up, so what has gone must not wait for the rest to go.
             extras.tail.drain(..std::mem::take(&mut extras.sent));
@@ -643,17 +737,15 @@ impl Core {
             return;
         };
         let state = &mut self.sockets[socket.index as usize];
-        let is_wanted = std::mem::take(&mut state.wants_writable);
+        let is_wanted = state.flags.set(Flags::WANTS_WRITABLE, false);
         let shuts_down = state.write_half == WriteHalf::Closing;
-        let (tail, sent) = state
-            .extras
-            .as_mut()
-            .map_or_else(Default::default, |extras| {
-                (
-                    std::mem::take(&mut extras.tail),
-                    std::mem::take(&mut extras.sent),
-                )
-            });
+        let extras = self.socket_extras.get_mut(state.extras as usize);
+        let (tail, sent) = extras.map_or_else(Default::default, |extras| {
+            (
+                std::mem::take(&mut extras.tail),
+                std::mem::take(&mut extras.sent),
+            )
+        });
         if !tail.is_empty() {
             let written = match self.write_some(socket, &tail[sent..]) {
                 Ok(written) => written,
@@ -663,13 +755,12 @@ impl Core {
                 }
             };
             self.unsent_bytes -= written;
-            let state = &mut self.sockets[socket.index as usize];
             if sent + written < tail.len() {
-                let extras = state.extras.get_or_insert_default();
+                let extras = self.make_extras(socket.index);
                 (extras.tail, extras.sent) = (tail, sent + written);
                 return;
             }
-            state.extras = None;
+            self.drop_extras(socket.index);
         } else if !is_wanted && !shuts_down {
             return;
         }
@@ -714,9 +805,8 @@ impl Core {
     ) -> io::Result<usize> {
         // A routed recipient sends through the owner's socket too.
         let state = self.socket(socket).ok_or_else(gone)?;
-        let routes = state
-            .extras
-            .as_ref()
+        let routes = self
+            .socket_extras(state)
             .map_or(&[][..], |extras| &extras.routes);
         if state.owner as usize != owner.index() && !routes.iter().any(|route| route.2 == owner) {
             return Err(gone());
@@ -726,7 +816,10 @@ impl Core {
             Ok(count) => *count < transmits.len(),
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         };
-        self.sockets[socket.index as usize].wants_writable |= is_short;
+        if is_short {
+            let state = &mut self.sockets[socket.index as usize];
+            state.flags.set(Flags::WANTS_WRITABLE, true);
+        }
         result
     }
 
@@ -751,7 +844,9 @@ impl Core {
                     "the receiver has ended",
                 ));
             }
-            self.sockets[socket.index as usize].is_paused = true;
+            self.sockets[socket.index as usize]
+                .flags
+                .set(Flags::PAUSED, true);
             self.unlink_socket(socket.index);
             self.link_socket(socket.index, to.index() as u32);
             self.system.push_back(System::Given { to, socket });
@@ -780,7 +875,9 @@ impl Core {
         match self.driver.attach(socket) {
             Ok(socket) => {
                 self.add_socket(socket, to.index() as u32, Kind::Stream, true);
-                self.sockets[socket.index as usize].is_readable = true;
+                self.sockets[socket.index as usize]
+                    .flags
+                    .set(Flags::READABLE, true);
                 self.invoke(to, Event::Given { socket });
             }
             Err(error) => log::warn!("core {}: a given connection was lost: {error}", self.index),
@@ -815,15 +912,10 @@ impl SocketState {
             owner: NONE,
             next: NONE,
             previous: NONE,
+            extras: NONE,
             kind: Kind::Free,
-            is_paused: false,
-            is_readable: false,
-            is_queued: false,
-            is_closing: false,
-            is_read_closed: false,
             write_half: WriteHalf::Open,
-            wants_writable: false,
-            extras: None,
+            flags: Flags::default(),
         }
     }
 }
@@ -834,6 +926,6 @@ mod tests {
 
     #[test]
     fn an_idle_socket_is_small() {
-        assert_eq!(size_of::<SocketState>(), 32);
+        assert_eq!(size_of::<SocketState>(), 24);
     }
 }

@@ -2,6 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Makes room for one more in a table that grows with the number of peers: by an eighth, since doubling would leave up to
+/// half of the memory unused. Large pieces are not copied when they grow, where the system can move pages.
+pub(crate) fn reserve_one<T>(table: &mut Vec<T>) {
+    if table.len() == table.capacity() {
+        table.reserve_exact((table.len() / 8).max(64));
+    }
+}
+
 /// What memory is held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]

@@ -12,6 +12,7 @@ use super::driver::{
     Datagram, DetachedSocket, Disk, Driver, Interface, Job, ListenOptions, Ready, Resolver,
     SocketId, Transmit, UdpOptions, Wake, Woken,
 };
+use super::memory::reserve_one;
 use super::offload::OffloadPool;
 use super::os::{self, Datagrams, Watch};
 use super::resolver::SystemResolver;
@@ -139,6 +140,7 @@ impl<S: Selector> SystemDriver<S> {
         let source = self.selector.add(socket, index as usize, interest)?;
         let state = State::Open { source, kind };
         if index as usize == self.slots.len() {
+            reserve_one(&mut self.slots);
             self.slots.push(Slot {
                 generation: 0,
                 state,

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::memory::reserve_one;
 use crate::time::Instant;
 
 /// Length of a tick in nanoseconds.
@@ -35,11 +36,10 @@ pub struct TimerId {
 }
 
 impl TimerId {
-    /// The id of no timer.
-    pub(crate) const NONE: TimerId = TimerId {
-        index: NIL,
-        generation: 0,
-    };
+    /// Its place, for [`Wheel::find`]. Another timer may have it afterwards.
+    pub(crate) fn place(self) -> u32 {
+        self.index
+    }
 }
 
 /// A timer that has fired.
@@ -174,6 +174,16 @@ impl Wheel {
     /// The owner of a timer, if it is armed.
     pub fn owner(&self, id: TimerId) -> Option<u32> {
         self.node(id).map(|node| node.owner)
+    }
+
+    /// The timer that stands at a place, if it is armed and `owner`'s.
+    pub(crate) fn find(&self, place: u32, owner: u32) -> Option<TimerId> {
+        let node = self.nodes.get(place as usize)?;
+        let is_armed = node.place & STATE_MASK != STATE_FREE;
+        (is_armed && node.owner == owner).then_some(TimerId {
+            index: place,
+            generation: node.generation,
+        })
     }
 
     /// When a timer fires, if it is armed: between the instant it was armed for and the end of its slack.
@@ -444,6 +454,7 @@ impl Wheel {
             .ok()
             .filter(|&index| index != NIL);
         let index = index.expect("four thousand million timers do not fit into memory");
+        reserve_one(&mut self.nodes);
         self.nodes.push(Node {
             place: STATE_FREE,
             generation: 0,

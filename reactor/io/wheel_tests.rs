@@ -238,7 +238,22 @@ fn between_two_steps_timers_are_cancelled_and_armed() {
     assert!(wheel.next_deadline().is_some_and(|at| at <= ms(100)));
     assert_eq!(fired(&mut wheel, ms(100)), [5, 6]);
     assert_eq!((wheel.owner(late), wheel.due(late)), (None, None));
-    assert!(!wheel.cancel(TimerId::NONE));
+    assert!(!wheel.cancel(late));
+}
+
+#[test]
+fn a_timer_is_found_by_its_place_and_owner_while_it_is_armed() {
+    let mut wheel = Wheel::new(ms(0));
+    let one = wheel.arm(ms(10), Duration::ZERO, 1, 0);
+    let two = wheel.arm(ms(20), Duration::ZERO, 2, 0);
+    assert_eq!(wheel.find(one.place(), 1), Some(one));
+    assert_eq!(wheel.find(two.place(), 1), None);
+    assert_eq!(wheel.find(u32::MAX, 1), None);
+    wheel.cancel(one);
+    assert_eq!(wheel.find(one.place(), 1), None);
+    let next = wheel.arm(ms(30), Duration::ZERO, 1, 0);
+    assert_eq!(next.place(), one.place());
+    assert_eq!(wheel.find(one.place(), 1), Some(next));
 }
 
 #[test]

@@ -136,7 +136,16 @@
 //! - [`SimWorld::capture_to`] and [`SimNode::capture_to`] write pcapng files for Wireshark and tshark;
 //! - [`SimWorld::stats`] counts.
 //!
-//! Many seeds, planned faults and shrinking are in [`swarm`].
+//! # Faults
+//!
+//! Links lose, double and delay what crosses them, and are cut ([`SimWorld::set_link`], [`SimWorld::partition`]). Machines
+//! crash and start again on their disks, sleep, stall, are slow, have clocks that are wrong ([`SimNode::crash`],
+//! [`SimNode::pause`], [`SimNode::set_slowdown`], [`SimNode::jump_wall_clock`]). Disks are full or fail
+//! ([`SimDisk::set_capacity`], [`SimDisk::set_faults`]), memory is short ([`SimRuntime::hold_memory`]).
+//!
+//! What comes when may be said by hand with [`SimWorld::call_at`], and what must always hold with
+//! [`SimWorld::observe`]. The module [`swarm`] does both for a whole scenario, runs it with many seeds, and finds the few
+//! faults that a failure takes; its documentation has a worked example.
 //!
 //! # What must hold for a run to repeat
 //!

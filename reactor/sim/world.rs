@@ -172,6 +172,11 @@ impl SimWorld {
         self.state().last_run
     }
 
+    /// How many sockets the drivers of a machine hold.
+    pub fn open_sockets(&self, machine: MachineId) -> u32 {
+        self.state().node(machine).sockets
+    }
+
     // Nodes and names.
 
     /// A new machine with these addresses on its network interface. It has the loopback addresses besides.

@@ -268,7 +268,7 @@ impl NodeBuilder {
         };
         let mut random = Seeds::draw(&handle)?;
         let (identity, kept) = open_identity(&mut settings, &handle, &mut random)?;
-        let hub = Hub::new(handle, settings.callbacks, [random.word(), random.word()]);
+        let hub = Hub::new(handle, settings.callbacks);
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
         let launched = launch::launch(&settings, identity, &hub)?;
@@ -321,29 +321,20 @@ fn open_identity(
 }
 
 /// Random bytes drawn from the runtime in one go.
-struct Seeds(zeroize::Zeroizing<[u8; 64]>, usize);
+struct Seeds(zeroize::Zeroizing<[u8; 32]>, usize);
 
 impl Seeds {
     fn draw(handle: &Handle) -> Result<Seeds, AskError> {
-        let mut seeds = Seeds(zeroize::Zeroizing::new([0; 64]), 0);
+        let mut seeds = Seeds(zeroize::Zeroizing::new([0; 32]), 0);
         handle.random(&mut *seeds.0)?;
         Ok(seeds)
-    }
-
-    fn word(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        self.fill(&mut bytes);
-        u64::from_le_bytes(bytes)
     }
 }
 
 impl Random for Seeds {
     fn fill(&mut self, bytes: &mut [u8]) {
         let end = self.1 + bytes.len();
-        assert!(
-            end <= self.0.len(),
-            "an identity and two words were asked for"
-        );
+        assert!(end <= self.0.len(), "an identity was asked for");
         bytes.copy_from_slice(&self.0[self.1..end]);
         self.1 = end;
     }

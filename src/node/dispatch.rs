@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use mischief_actors::connection::{Deliver, Kind, LargeMessage, Link, Message as Wire, Records};
 use mischief_actors::identity::PeerId;
+use mischief_actors::peers::Roster;
 use mischief_reactor::io::doorbell::Doorbell;
 use mischief_reactor::io::memory::MemoryKind;
-use mischief_reactor::{Handle, Signal};
+use mischief_reactor::{ActorId, Handle, Signal};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::Message;
-use super::directory::Directory;
 use super::events::{NodeEvent, Subscribers};
 use super::handlers::{Handlers, Snapshot};
 
@@ -154,7 +154,7 @@ pub(crate) struct Hub {
     pub(crate) handle: Handle,
     pub(crate) callbacks: Callbacks,
     pub(crate) handlers: Handlers,
-    pub(crate) directory: Directory,
+    pub(crate) roster: Roster<ActorId>,
     pub(crate) subscribers: Subscribers,
     queue: Mutex<Queue>,
     /// Notified when something is queued, and when the thread has ended.
@@ -165,8 +165,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// `seed` is for the hashing of peer ids.
-    pub(crate) fn new(handle: Handle, callbacks: Callbacks, seed: [u64; 2]) -> Arc<Hub> {
+    pub(crate) fn new(handle: Handle, callbacks: Callbacks) -> Arc<Hub> {
         let callbacks = match handle.is_simulated() {
             true => Callbacks::Inline,
             false => callbacks,
@@ -176,7 +175,7 @@ impl Hub {
             handle,
             callbacks,
             handlers: Handlers::default(),
-            directory: Directory::new(seed),
+            roster: Roster::default(),
             subscribers: Subscribers::default(),
             queue: Mutex::default(),
             signal: Signal::default(),

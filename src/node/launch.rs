@@ -12,7 +12,7 @@ use mischief_actors::connection::actor::{
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::{
-    self, Config, Deliver, Link, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
+    self, Config, Deliver, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
@@ -60,13 +60,14 @@ pub(crate) fn launch(
         hub: hub.clone(),
         trusted: trusted.clone(),
     };
-    let machine = Peers::new(identity.peer_id(), peers_limits);
+    let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
     let peers = handle.spawn(0, move || {
         Child::once(PeersActor::new(machine, Arc::new(face))).name("peers")
     })?;
     let common = Arc::new(Common {
         config: Mutex::new(Arc::new(maker.make(settings, Vec::new()))),
         deliver: hub.clone(),
+        links: Arc::new(hub.roster.clone()),
         judge: peers.recipient(),
         admission: Admission::new(settings.limits.admission),
         handle: handle.clone(),
@@ -225,7 +226,7 @@ struct Face {
 }
 
 impl Observer for Face {
-    fn connected(&self, event: &PeersEvent, link: Arc<Link>) {
+    fn connected(&self, event: &PeersEvent, connection: ActorId) {
         let PeersEvent::Connected {
             id,
             addr,
@@ -238,7 +239,7 @@ impl Observer for Face {
             return;
         };
         if self.trusted.lock().contains(id) {
-            let connection = Address::<ConnectionActor>::from_id(link.connection());
+            let connection = Address::<ConnectionActor>::from_id(connection);
             let trust = ConnectionMessage::MessageMax(MESSAGE_MAX_TRUSTED);
             if self.hub.handle.try_send(&connection, trust).is_err() {
                 self.hub.failed(&format!(
@@ -248,7 +249,7 @@ impl Observer for Face {
             }
         }
         self.hub.connected(
-            &link,
+            *id,
             Announced {
                 addr: *addr,
                 direction: *direction,
@@ -262,9 +263,7 @@ impl Observer for Face {
         let PeersEvent::Disconnected { id, reason, .. } = event else {
             return;
         };
-        if let Some(link) = self.hub.directory.get(id) {
-            self.hub.disconnected(&link, *reason);
-        }
+        self.hub.disconnected(*id, *reason);
     }
 }
 

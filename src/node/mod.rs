@@ -13,7 +13,6 @@
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
-//! | `directory.rs` | the way to each connected peer |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
@@ -21,7 +20,6 @@
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
 
 mod builder;
-mod directory;
 mod dispatch;
 mod error;
 mod events;
@@ -231,18 +229,21 @@ impl Node {
 
     /// The ids of the connected peers, at once.
     pub fn peer_ids(&self) -> Vec<PeerId> {
-        let links = self.hub().directory.links();
-        links.iter().map(|link| *link.peer()).collect()
+        self.hub().roster.ids()
     }
 
     /// Whether a peer is connected, at once.
     pub fn is_connected(&self, peer: &PeerId) -> bool {
-        self.hub().directory.contains(peer)
+        self.hub().roster.contains(peer)
     }
 
     /// The only connected peer whose id begins so, at once.
     pub fn find(&self, prefix: &PeerIdPrefix) -> Result<PeerId, FindError> {
-        self.hub().directory.find(prefix)
+        match self.hub().roster.matching(prefix) {
+            (None, _) => Err(FindError::None),
+            (Some(peer), 1) => Ok(peer),
+            (Some(_), count) => Err(FindError::Several(count)),
+        }
     }
 
     /// Accepts messages of up to 16 MiB from a peer, where others may send 1 MiB.
@@ -388,7 +389,7 @@ impl Node {
         let hub = self.hub();
         let tally = hub.tally();
         NodeStats {
-            peers: hub.directory.len(),
+            peers: hub.roster.len(),
             handled: tally.handled,
             unhandled: tally.unhandled,
             malformed: tally.malformed,

@@ -120,7 +120,7 @@ fn queue(hub: &Hub, link: &Link, kind: Kind, name: &str, body: &[u8]) -> Result<
 impl Hub {
     /// The way to a peer.
     pub(crate) fn link_to(&self, peer: &PeerId) -> Result<Arc<Link>, SendError> {
-        self.directory.get(peer).ok_or_else(not_connected)
+        self.roster.link_to(peer).ok_or_else(not_connected)
     }
 
     /// Sends a JSON value to one peer.
@@ -173,7 +173,7 @@ impl Hub {
 
     /// Sends a message to every connected peer. A large body is copied once for all of them.
     pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
-        let links = self.directory.links();
+        let links = self.roster.links();
         let mut fates = Vec::with_capacity(links.len());
         let is_shared = links.len() > 1 && body.len() > RECORD_BYTES_MAX;
         let shared: Option<Arc<[u8]>> = is_shared.then(|| Arc::from(body));

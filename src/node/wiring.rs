@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mischief_actors::connection::Link;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
@@ -54,26 +53,20 @@ pub(crate) struct Announced {
 /// What the actors tell the node. [`Hub::connected`] comes before the connection may deliver; what it delivers after
 /// [`Hub::disconnected`] is dropped.
 impl Hub {
-    /// The connection is in use. A second one to the same peer takes the place of the first without an event.
-    pub(crate) fn connected(&self, link: &Arc<Link>, about: Announced) {
-        if self.directory.insert(link) {
-            self.announce(NodeEvent::PeerConnected {
-                peer: *link.peer(),
-                addr: about.addr,
-                direction: about.direction,
-                suite: about.suite,
-                name: about.name,
-            });
-        }
+    /// The peer is in the roster.
+    pub(crate) fn connected(&self, peer: PeerId, about: Announced) {
+        self.announce(NodeEvent::PeerConnected {
+            peer,
+            addr: about.addr,
+            direction: about.direction,
+            suite: about.suite,
+            name: about.name,
+        });
     }
 
-    /// The connection has ended. Of one that was replaced nothing is said.
-    pub(crate) fn disconnected(&self, link: &Arc<Link>, reason: DisconnectReason) {
-        link.mute();
-        if self.directory.remove(link) {
-            let peer = *link.peer();
-            self.announce(NodeEvent::PeerDisconnected { peer, reason });
-        }
+    /// The peer is no longer in the roster, and its link is muted.
+    pub(crate) fn disconnected(&self, peer: PeerId, reason: DisconnectReason) {
+        self.announce(NodeEvent::PeerDisconnected { peer, reason });
     }
 }
 

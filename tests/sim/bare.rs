@@ -11,10 +11,10 @@ use mischief_actors::connection::{
     Config, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
 };
 use mischief_actors::peers::actor::{Observer, PeersActor, PeersMessage};
-use mischief_actors::peers::{Peers, PeersEvent, PeersLimits};
+use mischief_actors::peers::{Peers, PeersEvent, PeersLimits, Roster};
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::sim::{SimRuntime, SimWorld};
-use mischief_reactor::{Child, Handle, Limits};
+use mischief_reactor::{ActorId, Child, Handle, Limits};
 
 use crate::net::{Footprint, PORT, SECOND, identity, ip};
 
@@ -28,13 +28,11 @@ pub(crate) struct Bare {
 
 #[derive(Default)]
 pub(crate) struct Watcher {
-    pub(crate) links: Mutex<Vec<Arc<Link>>>,
     pub(crate) events: Mutex<Vec<PeersEvent>>,
 }
 
 impl Observer for Watcher {
-    fn connected(&self, event: &PeersEvent, link: Arc<Link>) {
-        self.links.lock().unwrap().push(link);
+    fn connected(&self, event: &PeersEvent, _: ActorId) {
         self.events.lock().unwrap().push(event.clone());
     }
 
@@ -49,7 +47,9 @@ impl Bare {
         let runtime = sim.start(1, Limits::default()).expect("a machine starts");
         let handle = runtime.handle();
         let identity = Arc::new(identity(7_000_000));
-        let machine = Peers::new(identity.peer_id(), PeersLimits::default());
+        let roster = Roster::default();
+        let machine =
+            Peers::with_roster(identity.peer_id(), PeersLimits::default(), roster.clone());
         let seen = Arc::new(Watcher::default());
         let observer = seen.clone();
         let peers = handle.spawn(0, move || Child::once(PeersActor::new(machine, observer)));
@@ -59,6 +59,7 @@ impl Bare {
         let common = Arc::new(Common {
             config: parking_lot::Mutex::new(Arc::new(config)),
             deliver,
+            links: Arc::new(roster),
             judge: peers.recipient(),
             admission: Admission::new(Default::default()),
             handle: handle.clone(),

@@ -117,3 +117,56 @@ fn nodes_on_one_machine_and_on_ipv6_meet_too() {
         },
     );
 }
+
+/// Bytes of all connections of a machine, with what they own.
+fn connection_bytes(machine: &Machine) -> Vec<usize> {
+    let snapshot = machine.snapshot();
+    let connections = snapshot
+        .actors()
+        .filter(|actor| actor.type_name.ends_with("::ConnectionActor"));
+    connections.map(|actor| actor.memory).collect()
+}
+
+#[test]
+fn a_connection_that_has_become_quiet_holds_nothing_beside_its_state() {
+    let name = "meeting::a_connection_that_has_become_quiet_holds_nothing_beside_its_state";
+    each_seed(name, 0..3, |seed| {
+        let world = new_world(seed);
+        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|addr| Machine::new(&world, addr));
+        let inboxes = [inbox(&a), inbox(&b)];
+        a.connect(&b);
+        world.run_for(10 * SECOND);
+        assert_eq!(connection_bytes(&a), [200]);
+        assert_eq!(connection_bytes(&b), [200]);
+        for round in 1..=3 {
+            drop(a.node.send_bytes(&b.id(), &[1; 3000]));
+            drop(b.node.send_bytes(&a.id(), &[2; 100_000]));
+            world
+                .run_until(
+                    || {
+                        inboxes
+                            .iter()
+                            .all(|inbox| inbox.lock().unwrap().len() == round)
+                    },
+                    10 * SECOND,
+                )
+                .expect("both arrive");
+            assert!(connection_bytes(&a)[0] > 200 && connection_bytes(&b)[0] > 200);
+            // A keep-alive restores what is left of the windows.
+            world.run_for(100 * SECOND);
+            assert_eq!(connection_bytes(&a), [200]);
+            assert_eq!(connection_bytes(&b), [200]);
+        }
+        // What is said last is still written, though the connection had no link when it was said.
+        drop(a.node.send_bytes(&b.id(), b"goodbye"));
+        a.node.disconnect(&b.id()).wait().expect("it is connected");
+        let heard = || {
+            inboxes[1]
+                .lock()
+                .unwrap()
+                .last()
+                .is_some_and(|last| last == b"goodbye")
+        };
+        world.run_until(heard, 10 * SECOND).expect("it arrives");
+    });
+}

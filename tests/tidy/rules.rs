@@ -72,7 +72,7 @@ impl fmt::Display for Finding {
 
 /// Runs every rule.
 pub(crate) fn all(repository: &Repository) -> Vec<Finding> {
-    let rules: [fn(&Repository) -> Vec<Finding>; 13] = [
+    let rules: [fn(&Repository) -> Vec<Finding>; 14] = [
         machines_are_sans_io,
         machines_hold_no_lock,
         hashing_is_seeded,
@@ -84,6 +84,7 @@ pub(crate) fn all(repository: &Repository) -> Vec<Finding> {
         subsystems_keep_their_insides,
         subsystems_have_their_shape,
         no_foreign_runtime,
+        mistakes_stay_in_tests,
         no_workplace,
         readme_has_the_commands,
     ];
@@ -176,11 +177,12 @@ fn machines_are_sans_io(repository: &Repository) -> Vec<Finding> {
     findings
 }
 
-/// The stated exceptions: the admission counters are one small locked table that all cores share, and a link is where a
-/// connection meets the threads outside.
-const LOCKED: [&str; 2] = [
+/// The stated exceptions: the admission counters are one small locked table that all cores share, a link is where a
+/// connection meets the threads outside, and the roster is where those find the peers.
+const LOCKED: [&str; 3] = [
     "actors/connection/admission.rs",
     "actors/connection/link.rs",
+    "actors/peers/roster.rs",
 ];
 
 /// One core owns its actors, so a machine has nothing to lock.
@@ -540,6 +542,31 @@ fn no_foreign_runtime(repository: &Repository) -> Vec<Finding> {
 }
 
 /// A file that names the place it was written at does not work anywhere else.
+/// The feature that compiles mistakes in is of the tests alone: no default, no other feature and no dependency of a
+/// product switches it on.
+fn mistakes_stay_in_tests(repository: &Repository) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in &repository.files {
+        if !path.ends_with("Cargo.toml") {
+            continue;
+        }
+        let mut section = "";
+        for (index, line) in text.lines().enumerate() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let code = line.split('#').next().unwrap_or_default();
+            let is_declared = section == "[features]" && code.trim() == "sabotage = []";
+            let is_named = code.contains("sabotage") && !is_declared;
+            if is_named && section != "[dev-dependencies]" {
+                let why = "mistakes on purpose are for tests: only a dev-dependency has them";
+                findings.push(Finding::new(path, index + 1, why));
+            }
+        }
+    }
+    findings
+}
+
 fn no_workplace(repository: &Repository) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in &repository.files {

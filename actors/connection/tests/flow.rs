@@ -1,5 +1,6 @@
 //! Windows, classes, budgets and bulk streams.
 
+use super::super::state::{MessageStream, Tally};
 use super::*;
 use mischief_reactor::ByteBudget;
 
@@ -55,7 +56,9 @@ fn a_sender_that_ignores_the_window_is_closed() {
     let mut pair = Pair::open();
     pair.responder.consumes = false;
     // A dialler that believes the window to be larger.
-    pair.dialler.connection.streams[0]
+    pair.dialler
+        .connection
+        .application
         .send
         .grant(100_000)
         .unwrap();
@@ -343,9 +346,11 @@ fn bulk_streams_carry_bytes_in_order_side_by_side() {
             .iter()
             .any(|e| matches!(e, Event::BulkWritable(_)))
     );
+    // What stays is how many streams there have been.
     pair.run_for(Duration::from_secs(10));
-    assert_eq!(pair.dialler.connection.heap_bytes(), 0);
-    assert_eq!(pair.responder.connection.heap_bytes(), 0);
+    for connection in [&pair.dialler.connection, &pair.responder.connection] {
+        assert_eq!(connection.heap_bytes(), connection.phase.heap_bytes());
+    }
 }
 
 #[test]
@@ -468,4 +473,56 @@ fn any_mixture_of_messages_arrives() {
         pair.responder.consume_all();
         assert_eq!(budget.used(), 0);
     }
+}
+
+#[test]
+fn a_connection_that_has_become_quiet_holds_nothing_beside_itself() {
+    let mut pair = Pair::open();
+    let idle = |pair: &Pair| {
+        let sides = [&pair.dialler.connection, &pair.responder.connection];
+        sides.map(Connection::heap_bytes)
+    };
+    pair.run_for(Duration::from_secs(10));
+    assert_eq!(idle(&pair), [0, 0]);
+    // Both streams of messages, less than what is granted again by itself.
+    let connection = &mut pair.dialler.connection;
+    connection.send(Kind::Bytes, "", &[1; 1000]).unwrap();
+    connection
+        .send_channel(Class::Gossip, 1, &[2; 1000])
+        .unwrap();
+    pair.run();
+    assert!(idle(&pair).iter().all(|bytes| *bytes > 0));
+    // A ping takes the rest of the grants along; then both are as at the beginning.
+    pair.run_for(Duration::from_secs(120));
+    assert_eq!(idle(&pair), [0, 0]);
+    let windows = |connection: &Connection| {
+        let seldom = connection.phase.seldom();
+        (connection.application, seldom.map(|seldom| seldom.gossip))
+    };
+    let limits = pair.responder.connection.config.limits;
+    let untouched = (MessageStream::new(limits.window, limits.window), None);
+    assert_eq!(windows(&pair.dialler.connection), untouched);
+    assert_eq!(windows(&pair.responder.connection), untouched);
+    // And they still work.
+    let connection = &mut pair.dialler.connection;
+    connection
+        .send_channel(Class::Gossip, 1, &[2; 1000])
+        .unwrap();
+    pair.run();
+    assert_eq!(pair.responder.inbox.received.len(), 3);
+}
+
+#[test]
+fn counts_go_beyond_32_bits() {
+    let mut pair = Pair::open();
+    let connection = &mut pair.dialler.connection;
+    connection.count(Tally::MessagesIn, u64::from(u32::MAX) - 1);
+    assert!(connection.phase.seldom().is_none());
+    connection.count(Tally::MessagesIn, 3);
+    connection.count(Tally::MessagesOut, 5 << 32);
+    assert_eq!(connection.tally(Tally::MessagesIn), (1 << 32) + 1);
+    assert_eq!(connection.tally(Tally::MessagesOut), 5 << 32);
+    pair.run_for(Duration::from_secs(120));
+    let connection = &pair.dialler.connection;
+    assert_eq!(connection.tally(Tally::MessagesIn), (1 << 32) + 1);
 }

@@ -418,9 +418,10 @@ fn a_flood_of_pings_is_answered_once_a_turn() {
         .collect();
     let frame = pair.dialler.seal(&pings);
     pair.responder.receive(pair.now, &frame);
-    assert!(pair.responder.connection.heap_bytes() == 0);
+    assert!(pair.responder.connection.heap_bytes() < 100);
     let answer = pair.responder.transmit(pair.now);
     assert_eq!(answer.len(), 2 + 7 + 16);
+    assert_eq!(pair.responder.connection.heap_bytes(), 0);
 }
 
 #[test]

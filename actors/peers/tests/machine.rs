@@ -39,6 +39,7 @@ fn endpoint(n: u32) -> Endpoint {
 fn introduction(n: u32) -> Introduction {
     Introduction {
         peer: id(n),
+        message_max: 1 << 20,
         addr: SocketAddr::from(([10, 0, (n / 256) as u8, n as u8], 9000)),
         suite: Suite::ChaChaPoly,
         name: None,

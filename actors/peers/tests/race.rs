@@ -299,7 +299,13 @@ impl World {
         let mut hasher = DefaultHasher::new();
         self.now.hash(&mut hasher);
         for node in &self.nodes {
-            (&node.table, &node.contests, &node.undecided, &node.dials).hash(&mut hasher);
+            (
+                &*node.table.read(),
+                &node.contests,
+                &node.undecided,
+                &node.dials,
+            )
+                .hash(&mut hasher);
         }
         (
             &self.links,
@@ -543,6 +549,7 @@ impl World {
         let (now, connection) = (self.now, link as u32);
         let introduction = Introduction {
             peer: id(1 - node),
+            message_max: 1 << 20,
             addr: "10.0.0.1:9000".parse().unwrap(),
             suite: Suite::ChaChaPoly,
             name: None,

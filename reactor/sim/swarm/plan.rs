@@ -1,6 +1,7 @@
 //! Faults as data.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::random::Random;
@@ -88,6 +89,15 @@ pub enum Fault {
         /// For how long.
         lasts: Duration,
     },
+    /// A machine is in another network for a while: its addresses are gone, and it has another one.
+    Moves {
+        /// Which.
+        machine: usize,
+        /// The address that it has there. No two faults of a plan may have the same.
+        to: IpAddr,
+        /// For how long.
+        lasts: Duration,
+    },
     /// All links that are set no other way are so for a while.
     Links {
         /// What they do then.
@@ -151,6 +161,9 @@ impl fmt::Display for TimedFault {
             Fault::Cut { a, b, lasts } => write!(f, "{a} and {b} are cut off for {lasts:?}"),
             Fault::Isolate { machine, lasts } => {
                 write!(f, "machine {machine} is cut off for {lasts:?}")
+            }
+            Fault::Moves { machine, to, lasts } => {
+                write!(f, "machine {machine} is at {to} for {lasts:?}")
             }
             Fault::Links { options, lasts } => {
                 write!(
@@ -266,6 +279,18 @@ impl Plan {
                     lasts,
                 },
             );
+        }
+    }
+
+    /// Machines that change their address, as a phone does that changes network, and come back after up to a minute.
+    pub fn moves(&mut self, machines: usize, count: usize, within: Duration) {
+        for _ in 0..count {
+            let (at, machine) = self.draw(machines, within);
+            // Of RFC 6598's range, which scenarios leave alone; the place in the plan makes it unique.
+            let place = self.faults.len() as u16;
+            let to = IpAddr::from([100, 64, (place >> 8) as u8 & 63, place as u8]);
+            let lasts = self.spell();
+            self.add(at, Fault::Moves { machine, to, lasts });
         }
     }
 

@@ -1,6 +1,7 @@
 //! One run of one seed.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Options {
     pub kept: Option<Vec<usize>>,
     /// Takes the lines of a readable trace.
     pub trace: Option<TraceSink>,
+    /// Takes every packet, as a pcapng file.
+    pub capture: Option<Box<dyn Write>>,
 }
 
 /// Why and when a run failed.
@@ -75,6 +78,9 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Run {
 
     let world = SimWorld::new(seed);
     world.trace_to(options.trace);
+    if let Some(writer) = options.capture {
+        world.capture_to(writer);
+    }
     let stage = Stage::new(world.clone(), faults);
     let outcome = catch_unwind(AssertUnwindSafe(|| scenario.run(&stage)));
     let elapsed = world.elapsed();
@@ -86,6 +92,9 @@ pub fn run(scenario: &dyn Scenario, seed: u64, options: Options) -> Run {
         drop(stage);
     }));
     world.trace_to(None);
+    if let Err(error) = world.end_captures() {
+        log::warn!("the packets of seed {seed} were not all written: {error}");
+    }
 
     let panics = PANICS.replace(outer_panics).unwrap_or_default();
     IS_QUIET.set(outer_quiet);

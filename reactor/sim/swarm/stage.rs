@@ -59,6 +59,9 @@ struct Machine {
     /// How many faults keep it down, and how many still.
     downs: Cell<u32>,
     pauses: Cell<u32>,
+    /// How many keep it away from its own addresses.
+    moves: Cell<u32>,
+    addrs: Vec<IpAddr>,
     is_starting: Cell<bool>,
     starts: Cell<u32>,
     memory: RefCell<Vec<MemoryHold>>,
@@ -123,11 +126,14 @@ impl Stage {
             program: RefCell::new(None),
             downs: Cell::new(0),
             pauses: Cell::new(0),
+            moves: Cell::new(0),
+            addrs: addrs.to_vec(),
             is_starting: Cell::new(false),
             starts: Cell::new(0),
             memory: RefCell::default(),
         });
         let number = self.inner.machines.borrow().len();
+        machine.node.set_name(&format!("machine {number}"));
         self.inner.machines.borrow_mut().push(machine.clone());
         if let Err(error) = machine.start() {
             self.fail(&format!("machine {number} does not start: {error}"));
@@ -346,6 +352,29 @@ impl Inner {
                 let others = others.filter(|other| *other != number);
                 self.cut(others.map(|other| (number, other)).collect(), lasts);
             }
+            Fault::Moves {
+                machine: number,
+                to,
+                lasts,
+            } => {
+                let Some(machine) = machine(number) else {
+                    return;
+                };
+                machine.node.add_addr(to);
+                for addr in &machine.addrs {
+                    machine.node.remove_addr(*addr);
+                }
+                machine.moves.set(machine.moves.get() + 1);
+                self.after(lasts, move |_| {
+                    machine.moves.set(machine.moves.get() - 1);
+                    if machine.moves.get() == 0 {
+                        for addr in &machine.addrs {
+                            machine.node.add_addr(*addr);
+                        }
+                    }
+                    machine.node.remove_addr(to);
+                });
+            }
             Fault::Links { options, lasts } => {
                 self.world.set_default_link(options);
                 self.after(lasts, |inner| {
@@ -472,6 +501,7 @@ impl Fault {
             | Fault::DiskFull { lasts, .. }
             | Fault::Cut { lasts, .. }
             | Fault::Isolate { lasts, .. }
+            | Fault::Moves { lasts, .. }
             | Fault::Links { lasts, .. } => lasts,
         }
     }

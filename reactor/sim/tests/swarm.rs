@@ -69,6 +69,7 @@ impl Scenario for Ticking {
         let mut plan = Plan::new(seed);
         plan.cuts(3, 5, 5 * SECOND);
         plan.flaps(3, 2, 5 * SECOND);
+        plan.moves(3, 3, 5 * SECOND);
         plan.isolations(3, 2, 5 * SECOND);
         plan.pauses(3, 3, 5 * SECOND);
         plan.troubles(3, 10, 5 * SECOND);
@@ -197,14 +198,14 @@ fn a_failing_plan_shrinks_to_what_it_takes_and_is_replayed() {
         ));
         let options = || Options {
             kept: Some(vec![only]),
-            trace: None,
+            ..Options::default()
         };
         let first = run(&scenario, seed, options());
         assert_eq!(first.failed.as_ref().unwrap().what, "machine 1 has crashed");
         assert_eq!(run(&scenario, seed, options()), first);
         let nothing = Options {
             kept: Some(Vec::new()),
-            trace: None,
+            ..Options::default()
         };
         assert_eq!(run(&scenario, seed, nothing).failed, None);
     }
@@ -225,10 +226,10 @@ fn a_run_can_be_traced() {
     let lines = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let taking = lines.clone();
     let options = Options {
-        kept: None,
         trace: Some(Box::new(move |line| {
             taking.borrow_mut().push(line.to_owned())
         })),
+        ..Options::default()
     };
     let run = run(&Ticking { wrong: None }, 3, options);
     assert_eq!(run.failed, None);

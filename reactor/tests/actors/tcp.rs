@@ -451,7 +451,7 @@ pub fn a_pause_loses_nothing<F: Fixture>() {
         }
     });
     let (actor, socket, _) = client(&f, 0, to);
-    write(&f, &actor, socket, pattern(150_000));
+    write(&f, &actor, socket, pattern(300_000));
     order(&f.handle(), &actor, move |_, cx| {
         cx.shutdown_write(socket).expect("shuts down")
     });
@@ -467,7 +467,7 @@ pub fn a_pause_loses_nothing<F: Fixture>() {
         });
         served.events.has(&Net::ReadClosed)
     });
-    assert!(served.take() == pattern(150_000));
+    assert!(served.take() == pattern(300_000));
     assert!(reads.load(Ordering::SeqCst) >= 3);
     assert!(f.shutdown(SECOND));
 }

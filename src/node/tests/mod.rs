@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mischief_actors::connection::reason::DisconnectReason;
-use mischief_actors::connection::{Deliver, Encoded, Kind, Link, Records};
+use mischief_actors::connection::{Deliver, Encoded, Kind, Link, Links, Records};
 use mischief_actors::identity::PeerId;
+use mischief_actors::peers::{Introduction, Peers, PeersLimits, Suite};
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{
-    Actor, Address, Answer, Child, Context, Event, Failure, Handle, OneShot, Reply, Runtime,
+    Actor, ActorId, Answer, Child, Context, Event, Failure, Handle, Instant, OneShot, Reply,
+    Runtime,
 };
 
 use super::dispatch::Hub;
@@ -36,7 +38,8 @@ pub(super) struct Fixture {
     pub(super) node: Node,
     pub(super) hub: Arc<Hub>,
     pub(super) asked: Receiver<Asked>,
-    connection: Address<Poked>,
+    peers: Mutex<Peers<ActorId>>,
+    poked: Sender<()>,
     pokes: Receiver<()>,
     pub(super) check: Check,
 }
@@ -45,9 +48,9 @@ impl Fixture {
     pub(super) fn new(callbacks: Callbacks) -> Fixture {
         let runtime = Runtime::builder().start().unwrap();
         let handle = runtime.handle();
-        let hub = Hub::new(handle.clone(), callbacks, [1, 2]);
+        let hub = Hub::new(handle.clone(), callbacks);
+        let peers = Peers::with_roster(peer(0), PeersLimits::default(), hub.roster.clone());
         let (poked, pokes) = mpsc::channel();
-        let connection = handle.spawn(0, move || Child::once(Poked(poked))).unwrap();
         let (asks, asked) = mpsc::channel();
         let backend = Box::new(Played {
             handle,
@@ -69,26 +72,47 @@ impl Fixture {
             node,
             hub,
             asked,
-            connection,
+            peers: Mutex::new(peers),
+            poked,
             pokes,
         }
     }
 
-    /// A connection that was not announced.
-    pub(super) fn link(&self, number: u8) -> Arc<Link> {
-        Link::new(peer(number), self.connection.id(), 1 << 20)
+    fn connection(&self) -> ActorId {
+        let poked = self.poked.clone();
+        let connection = self.hub.handle.spawn(0, move || Child::once(Poked(poked)));
+        connection.unwrap().id()
     }
 
     /// A connected peer.
     pub(super) fn connect(&self, number: u8) -> Arc<Link> {
-        let link = self.link(number);
-        self.hub.connected(&link, announced());
-        link
+        let introduction = Introduction {
+            peer: peer(number),
+            message_max: 1 << 20,
+            addr: addr(),
+            suite: Suite::ChaChaPoly,
+            name: None,
+        };
+        let connection = self.connection();
+        let mut peers = self.peers.lock().unwrap();
+        peers.handle_inbound(Instant::ZERO, connection, introduction);
+        self.hub.connected(peer(number), announced());
+        self.hub.roster.link_to(&peer(number)).unwrap()
+    }
+
+    /// Takes a peer out of the roster as if this node had disconnected it.
+    pub(super) fn forget(&self, peer: &PeerId) {
+        let mut peers = self.peers.lock().unwrap();
+        peers.handle_disconnect(Instant::ZERO, peer).unwrap();
     }
 
     pub(super) fn disconnect(&self, link: &Arc<Link>) {
+        let (connection, reason) = (link.connection(), DisconnectReason::ByPeer);
+        self.hub.roster.close(connection);
         link.close(Arc::from("it is over"));
-        self.hub.disconnected(link, DisconnectReason::ByPeer);
+        let mut peers = self.peers.lock().unwrap();
+        peers.handle_closed(Instant::ZERO, connection, reason);
+        self.hub.disconnected(*link.peer(), reason);
     }
 
     /// Has messages come in on a link.

@@ -249,3 +249,86 @@ fn many_peers_are_found_by_id_and_by_the_beginning_of_it() {
     }
     assert_eq!((node.stats().peers, node.peer_ids().len()), (0, 0));
 }
+
+#[test]
+fn a_quiet_link_is_given_up_and_made_again() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let roster = &fixture.hub.roster;
+    let link = fixture.connect(1);
+    let (peer, connection) = (*link.peer(), link.connection());
+    // Not while there is something to take, or somebody looks at it.
+    let sent = fixture.node.send_text(&peer, "a");
+    let link = roster
+        .release(link)
+        .expect("a message waits in it, and its sender");
+    take(&link);
+    let link = roster.release(link).expect("its sender waits");
+    link.mark_sent(0);
+    assert_eq!(sent.wait_for(SOON), Ok(()));
+    link.consumed(&fixture.hub.handle, 5);
+    let link = roster.release(link).expect("credit waits in it");
+    take(&link);
+    let outgoing = fixture.node.outgoing(&peer).unwrap();
+    let link = roster
+        .release(link)
+        .expect("somebody goes on to send by it");
+    drop(outgoing);
+    assert!(roster.release(link).is_none());
+    assert!(roster.find(connection).is_none() && roster.contains(&peer));
+    // The next message makes another.
+    drop(fixture.node.send_text(&peer, "b"));
+    let link = roster.find(connection).expect("it was made");
+    assert_eq!(
+        messages(&link),
+        [(Kind::Text, String::new(), b"b".to_vec())]
+    );
+}
+
+#[test]
+fn what_was_sent_before_a_peer_went_is_still_found_by_its_connection() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let (peer, connection) = (*link.peer(), link.connection());
+    drop(fixture.node.send_text(&peer, "goodbye"));
+    drop(link);
+    fixture.forget(&peer);
+    assert!(!fixture.node.is_connected(&peer));
+    assert_eq!(
+        fixture.node.send_text(&peer, "too late").wait(),
+        Err(SendError::Gone(Arc::from("not connected")))
+    );
+    let roster = &fixture.hub.roster;
+    let link = roster
+        .find(connection)
+        .expect("it is kept for the connection");
+    assert!(link.is_muted());
+    assert_eq!(messages(&link).len(), 1);
+    assert!(roster.open(connection).is_none(), "nothing is delivered");
+    assert!(roster.close(connection).is_some());
+    assert!(roster.find(connection).is_none());
+}
+
+#[test]
+fn no_link_is_made_for_a_connection_that_takes_nothing_more() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let peer = *link.peer();
+    let roster = &fixture.hub.roster;
+    let connection = link.connection();
+    assert!(roster.release(link).is_none());
+    roster.set_message_max(connection, 10);
+    let too_large = SendError::TooLarge { size: 11, max: 10 };
+    assert_eq!(
+        fixture.node.send_bytes(&peer, &[0; 11]).wait(),
+        Err(too_large)
+    );
+    let link = roster.find(connection).expect("it was made");
+    assert!(roster.release(link).is_none());
+    assert!(roster.close(connection).is_none());
+    roster.set_message_max(connection, 1000);
+    assert!(roster.open(connection).is_none());
+    assert_eq!(
+        fixture.node.send_text(&peer, "a").wait(),
+        Err(SendError::Gone(Arc::from("not connected")))
+    );
+}
