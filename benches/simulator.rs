@@ -48,7 +48,9 @@ fn run(nodes: usize, link: LinkOptions) -> (f64, f64) {
         .map(|number| {
             let machine = world.node(&[addr(number)]);
             let limits = Limits::default();
-            let runtime = machine.start(1, limits).expect("a simulated machine starts");
+            let runtime = machine
+                .start(1, limits)
+                .expect("a simulated machine starts");
             let chatter = move || Chatter {
                 number,
                 nodes,

@@ -163,7 +163,8 @@ impl Bandwidth {
 }
 
 /// Losses in bursts, in the model of Gilbert and Elliott: a link is in a good or in a bad state, and changes between them
-/// with a probability at each packet.
+/// with a probability at each packet. A link that has carried nothing for a second is good again: else a burst would
+/// outlast the ever longer pauses between the retransmissions of a connection, and end it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BurstLoss {
     /// Probability, at each packet, that a good link turns bad.
@@ -182,6 +183,9 @@ pub struct Flaps {
     /// How long it is down on average.
     pub down: Duration,
 }
+
+/// How long a link that carries nothing stays in a burst of losses.
+const BURST_MEMORY: Duration = Duration::from_secs(1);
 
 /// Why a link lost a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +206,9 @@ pub(super) struct Plan {
 pub(super) struct Flow {
     /// When the last packet arrives: the next one does not overtake it.
     last: Instant,
+    /// Whether it is in a burst of losses, as of its last packet.
     is_bad: bool,
+    last_sent: Instant,
     bottleneck: Option<Box<Bottleneck>>,
 }
 
@@ -213,7 +219,11 @@ impl Flow {
             .bottleneck
             .as_ref()
             .is_none_or(|bottleneck| bottleneck.free_at <= now);
-        self.last <= now && !self.is_bad && is_free
+        self.last <= now && !self.is_bad(now) && is_free
+    }
+
+    fn is_bad(&self, now: Instant) -> bool {
+        self.is_bad && now < self.last_sent + BURST_MEMORY
     }
 }
 
@@ -236,12 +246,10 @@ pub(super) fn plan<'a>(
     let mut at = now;
     if let Some(flow) = &mut flow {
         if let Some(burst) = options.burst {
-            let turns = if flow.is_bad {
-                burst.leave
-            } else {
-                burst.enter
-            };
-            flow.is_bad ^= prng.chance(turns);
+            let is_bad = flow.is_bad(now);
+            let turns = if is_bad { burst.leave } else { burst.enter };
+            flow.is_bad = is_bad ^ prng.chance(turns);
+            flow.last_sent = now;
             if flow.is_bad && prng.chance(burst.loss) {
                 return Err(LinkLoss::Burst);
             }
