@@ -254,7 +254,8 @@ fn a_split_parts_groups_and_one_way_cuts_part_one_way() {
 
 #[test]
 fn streams_stay_whole_whatever_the_link_does() {
-    for seed in 0..20 {
+    // With seed 245 each pause before sending again once ended in the same burst of losses.
+    for seed in (0..20).chain([245]) {
         let mut pair = Pair::new(seed);
         let burst = BurstLoss {
             enter: 0.002,
