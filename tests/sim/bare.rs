@@ -31,6 +31,18 @@ pub(crate) struct Watcher {
     pub(crate) events: Mutex<Vec<PeersEvent>>,
 }
 
+impl Watcher {
+    /// Why peers went.
+    pub(crate) fn reasons(&self) -> Vec<&'static str> {
+        let events = self.events.lock().unwrap();
+        let reason = |event: &PeersEvent| match event {
+            PeersEvent::Disconnected { reason, .. } => Some(reason.kind()),
+            PeersEvent::Connected { .. } => None,
+        };
+        events.iter().filter_map(reason).collect()
+    }
+}
+
 impl Observer for Watcher {
     fn connected(&self, event: &PeersEvent, _: ActorId) {
         self.events.lock().unwrap().push(event.clone());
@@ -100,18 +112,13 @@ impl Bare {
         self.runtime.handle()
     }
 
-    pub(crate) fn footprint(&self) -> Footprint {
-        Footprint::of(&self.handle().snapshot().expect("it runs"))
-    }
-
     /// Why peers went.
     pub(crate) fn reasons(&self) -> Vec<&'static str> {
-        let events = self.seen.events.lock().unwrap();
-        let reason = |event: &PeersEvent| match event {
-            PeersEvent::Disconnected { reason, .. } => Some(reason.kind()),
-            PeersEvent::Connected { .. } => None,
-        };
-        events.iter().filter_map(reason).collect()
+        self.seen.reasons()
+    }
+
+    pub(crate) fn footprint(&self) -> Footprint {
+        Footprint::of(&self.handle().snapshot().expect("it runs"))
     }
 }
 

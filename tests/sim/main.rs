@@ -5,6 +5,7 @@
 
 mod bare;
 mod dialling;
+mod ending;
 mod flow;
 mod intruders;
 mod lifetime;

@@ -26,7 +26,7 @@ impl Flow {
     pub(crate) const SMALL: Flow = Flow {
         name: "flow",
         senders: 2,
-        messages: 400,
+        messages: 200,
     };
 }
 

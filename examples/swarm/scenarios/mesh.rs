@@ -327,7 +327,7 @@ pub(crate) struct Crashes;
 
 impl Crashes {
     const MACHINES: usize = 5;
-    const COUNT: usize = 5;
+    const COUNT: usize = 3;
     /// From one crash to the next.
     const PERIOD: Duration = Duration::from_secs(120);
     const DOWN: Duration = Duration::from_secs(60);
@@ -396,6 +396,7 @@ impl Scenario for Crashes {
         for number in 0..Crashes::COUNT as u32 {
             let crash = begun + Crashes::PERIOD * number + Crashes::PERIOD / 2;
             party.until_connected(Crashes::PERIOD / 3);
+            stage.run_for((crash - 2 * SECOND).saturating_sub(stage.world().elapsed()));
             while stage.world().elapsed() < crash + SECOND {
                 party.beat(true);
             }
