@@ -116,3 +116,10 @@ fn a_socket_that_is_not_read_again_is_found() {
 fn a_nonce_that_is_used_again_is_found() {
     check_is_found(Mutation::ReuseNonce, "flow");
 }
+
+#[test]
+fn the_scenario_of_the_readme_is_one_that_runs() {
+    let scenario = include_str!("../examples/swarm/scenarios/reunion.rs");
+    let (_, code) = scenario.split_once("\n\n").expect("a title comes first");
+    assert!(include_str!("../README.md").contains(&format!("```rust,ignore\n{code}```")));
+}
