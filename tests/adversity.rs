@@ -609,14 +609,16 @@ fn a_node_with_little_memory_stays_within_it() {
         thread::sleep(Duration::from_micros(50));
     });
     let others: Vec<_> = (0..6).map(|_| node()).collect();
+    // All of them first: a node that is short of memory lets nobody in.
+    let connect = |other: &Node| {
+        let connecting = other.connect(&addr(&b).to_string());
+        connecting.wait().expect("it listens")
+    };
+    let peers: Vec<_> = others.iter().map(connect).collect();
     let mut fates = Vec::new();
-    for other in &others {
-        let peer = other
-            .connect(&addr(&b).to_string())
-            .wait()
-            .expect("it listens");
+    for (other, peer) in others.iter().zip(&peers) {
         for _ in 0..50 {
-            fates.push(other.send_bytes(&peer, &[5; 20_000]));
+            fates.push(other.send_bytes(peer, &[5; 20_000]));
         }
     }
     let mut most = 0;
