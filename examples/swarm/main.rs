@@ -218,8 +218,12 @@ fn run(args: &Args) -> Result<bool, String> {
         _ => replay(args, chosen[0])?,
     };
     let took = began.elapsed().as_secs_f64();
+    let again = match args.sabotage {
+        None => COMMAND.to_owned(),
+        Some(mutation) => format!("{COMMAND} --sabotage {}", mutation.name()),
+    };
     for failed in &report.failed {
-        eprintln!("{}", failed.describe(COMMAND));
+        eprintln!("{}", failed.describe(&again));
     }
     let events_per_s = report.steps as f64 / took.max(1e-9);
     let summary = format!(
