@@ -16,7 +16,7 @@ use mischief_reactor::{
 };
 
 #[path = "counting_allocator.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "other programs ask it for more")]
 mod counting_allocator;
 
 #[global_allocator]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mischief::{Callbacks, Node, SendError};
 use mischief_benches::harness::{Bench, Budget};
 
+#[expect(dead_code, reason = "other programs ask it for more")]
 mod counting_allocator;
 
 #[global_allocator]

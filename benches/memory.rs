@@ -20,6 +20,7 @@ use mischief_benches::system::{memory_of, raise_open_files};
 use mischief_reactor::Runtime;
 use serde_json::{Value, json};
 
+#[expect(dead_code, reason = "other programs ask it for more")]
 mod counting_allocator;
 
 #[global_allocator]

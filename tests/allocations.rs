@@ -2,7 +2,11 @@
 //! to the callback. What is allocated belongs to turns of a core and to waiting, of which there are few.
 
 #[path = "../benches/counting_allocator.rs"]
-#[allow(dead_code, unreachable_pub)] // The benches measure more with it.
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "the benches measure more with it"
+)]
 mod counting_allocator;
 
 use std::sync::Arc;

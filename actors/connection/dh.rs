@@ -51,7 +51,7 @@ fn has_vectors() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{hex, unhex};
+    use super::super::tests::{SMALL_ORDER, hex, unhex};
     use super::*;
     use ring::digest;
 
@@ -104,15 +104,7 @@ mod tests {
         }
         assert!((50..150).contains(&on_the_curve), "{on_the_curve}");
         // Points of small order, and numbers that are not below the prime.
-        for text in [
-            "0000000000000000000000000000000000000000000000000000000000000000",
-            "0100000000000000000000000000000000000000000000000000000000000000",
-            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        ] {
+        for text in SMALL_ORDER {
             let public = MontgomeryPoint(array(text));
             let shared = by_edwards(&[7; DH_BYTES], public).to_bytes();
             assert_eq!(shared, [0; DH_BYTES], "{text}");

@@ -403,7 +403,7 @@ impl Cipher for ChaChaPoly {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{hex, unhex};
+    use super::super::tests::{SMALL_ORDER, hex, unhex};
     use super::*;
 
     fn array(bytes: &[u8]) -> [u8; 32] {
@@ -471,15 +471,7 @@ mod tests {
     #[test]
     fn points_of_small_order_are_refused() {
         // RFC 7748 inputs for which every secret gives zero: 0, 1, and the points of order 8 and 2.
-        for point in [
-            "0000000000000000000000000000000000000000000000000000000000000000",
-            "0100000000000000000000000000000000000000000000000000000000000000",
-            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        ] {
+        for point in SMALL_ORDER {
             let key = StaticKey::from_secret(&[1; 32]);
             let mut responder = Noise::new(Role::Responder, &key, &[4; 32], None, b"");
             assert_eq!(responder.read(&unhex(point)), Ok(Vec::new()));
