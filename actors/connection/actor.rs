@@ -844,7 +844,7 @@ fn tell(
     outcome: HandshakeOutcome,
 ) {
     if let Err(refused) = cx.send(dialler, DiallerMessage::Handshake(outcome)) {
-        log::warn!("a dialler could not be told of its connection: {refused}");
+        log::debug!("a dialler could not be told of its connection: {refused}");
     }
 }
 

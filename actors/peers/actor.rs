@@ -283,7 +283,7 @@ impl PeersActor {
         };
         // Dials are capped far below a mailbox; if it is full all the same, the dial's own deadline ends it.
         if let Err(error) = cx.send(dialler, message) {
-            log::warn!("dial {} cannot be ordered: {error}", dial.0);
+            log::debug!("dial {} cannot be ordered: {error}", dial.0);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mischief_reactor::io::driver::{ListenOptions, ReusePort};
 use mischief_reactor::{
-    Actor, ActorId, Address, Child, Context, Event, Failure, Message, Reply, SocketId,
+    Actor, ActorId, Address, Child, Context, Event, Failure, Message, Reply, SocketId, SpawnError,
 };
 
 use super::{Common, ConnectionActor, Origin};
@@ -118,7 +118,12 @@ impl Listener {
         match cx.spawn(Child::once(actor)) {
             Ok(connection) => hand_over(socket, connection.id(), cx),
             Err(error) => {
-                log::warn!("no connection for {from}: {error}");
+                // A node that shuts down lets nobody in, which is nothing to tell people.
+                let level = match error {
+                    SpawnError::ShuttingDown => log::Level::Debug,
+                    _ => log::Level::Warn,
+                };
+                log::log!(level, "no connection for {from}: {error}");
                 cx.close(socket, true);
             }
         }
@@ -128,7 +133,7 @@ impl Listener {
 /// Gives a connection its socket. It cannot have ended, as it has not begun.
 fn hand_over<A: Actor>(socket: SocketId, connection: ActorId, cx: &mut Context<'_, A>) {
     if let Err(error) = cx.give_socket(socket, connection) {
-        log::warn!("connection {connection} has no socket: {error}");
+        log::debug!("connection {connection} has no socket: {error}");
         cx.stop_actor(connection);
     }
 }
