@@ -535,7 +535,7 @@ type Registry<'a> = BTreeMap<(NodeId, &'a str), (ActorId, TypeId)>;
 
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
-    pub(crate) memory: MemoryBudget,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) cores: Vec<Remote>,
     pub(crate) waiter: Arc<dyn Waiter>,
     pub(crate) nodes: AtomicU32,
@@ -546,7 +546,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         limits: Limits,
-        memory: MemoryBudget,
+        memory: Arc<MemoryBudget>,
         wakes: Vec<Arc<dyn Wake>>,
         waiter: Arc<dyn Waiter>,
     ) -> Arc<Shared> {
