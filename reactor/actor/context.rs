@@ -293,8 +293,8 @@ impl<'a, A: Actor> Context<'a, A> {
     ///
     /// `WouldBlock`: bytes are kept already, and with these they would be more than
     /// [`Limits::unsent_max`](super::Limits::unsent_max); nothing was taken. `NotConnected` and `InvalidInput`: the
-    /// socket is not this actor's, no connection, or its writing half has been shut down. On any other error the
-    /// connection is gone.
+    /// socket is not this actor's, no connection, its writing half has been shut down, or these are more than 1 GiB. On
+    /// any other error the connection is gone.
     pub fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize> {
         let id = self.id;
         self.core.write(id, socket, bytes)
