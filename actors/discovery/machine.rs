@@ -20,8 +20,10 @@ pub const DIALS_MAX: usize = 4;
 /// Peers that a node wants unless told otherwise: with this many it dials nobody that was found.
 pub const WANTED_DEFAULT: u32 = 32;
 
-/// What the node with the smaller id waits before it dials, at most: machines that were switched on together.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// What the node with the smaller id waits before it dials, at least: a source tells addresses one by one.
+const GATHER_WAIT: Duration = Duration::from_millis(20);
+/// And by chance besides, at most: machines that were switched on together.
+const FIRST_WAIT: Duration = Duration::from_millis(80);
 /// What the other one waits besides: the first one will have connected by then.
 const POLITE_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two tries.
@@ -324,6 +326,7 @@ impl Discovery {
 
     fn first_wait(&self, peer: Option<PeerId>, random: &mut dyn Random) -> Duration {
         let by_chance = Duration::from_millis(random.below(FIRST_WAIT.as_millis() as u64));
+        let by_chance = GATHER_WAIT + by_chance;
         match peer {
             Some(peer) if self.own.as_bytes() < peer.as_bytes() => by_chance,
             Some(_) => POLITE_WAIT + by_chance,

@@ -83,6 +83,13 @@ pub enum MdnsMessage {
         /// Whether it was there.
         reply: Reply<Result<(), MdnsError>>,
     },
+    /// End every browse of a type.
+    StopBrowses {
+        /// The type.
+        service_type: ServiceType,
+        /// Whether there was one.
+        reply: Reply<Result<(), MdnsError>>,
+    },
     /// Find out whether an instance still answers.
     Verify {
         /// Its name.
@@ -355,6 +362,10 @@ impl Actor for MdnsActor {
                 service_type,
                 reply,
             } => reply.send(self.machine.resolve(now, &instance, &service_type)),
+            MdnsMessage::StopBrowses {
+                service_type,
+                reply,
+            } => reply.send(self.machine.stop_browses(&service_type)),
             MdnsMessage::StopInterest { id, reply } => reply.send(self.machine.stop_interest(id)),
             MdnsMessage::Verify {
                 instance,

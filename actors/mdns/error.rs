@@ -86,8 +86,8 @@ impl MdnsError {
     pub const fn kind(&self) -> &'static str {
         match self {
             MdnsError::Duplicate => "duplicate",
-            MdnsError::TooMany { .. } => "too_many",
-            MdnsError::Unknown => "unknown_service",
+            MdnsError::TooMany { .. } => "full",
+            MdnsError::Unknown => "gone",
             _ => "bad_request",
         }
     }

@@ -412,6 +412,20 @@ impl Mdns {
         Ok(())
     }
 
+    /// Ends every browse of a type.
+    pub fn stop_browses(&mut self, service_type: &ServiceType) -> Result<(), MdnsError> {
+        let is_it = |interest: &Interest| *interest == Interest::Type(service_type.clone());
+        let all = self
+            .interests
+            .iter()
+            .filter(|(_, interest)| is_it(interest));
+        let ids: Vec<InterestId> = all.map(|(id, _)| *id).collect();
+        if ids.is_empty() {
+            return Err(MdnsError::Unknown);
+        }
+        ids.into_iter().try_for_each(|id| self.stop_interest(id))
+    }
+
     /// Somebody could not reach an instance: it is asked for, and lost if it does not answer within ten seconds (RFC 6762
     /// §10.4).
     pub fn verify(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::error::{ErrorKind, RequestError};
+use crate::json::mdns;
 
 /// The longest message type, in bytes.
 const TYPE_LEN_MAX: usize = 128;
@@ -62,6 +63,8 @@ pub enum Command {
     },
     /// Tell the node's statistics.
     Stats,
+    /// Something on the local network.
+    Mdns(mdns::MdnsCommand),
     /// Shut down.
     Shutdown,
 }
@@ -129,6 +132,10 @@ pub const COMMANDS: &[CommandShape] = &[
         optional: &[],
         answers: &[&["stats"]],
     },
+    mdns::BROWSE,
+    mdns::REGISTER,
+    mdns::SERVICES,
+    mdns::STOP,
     CommandShape {
         name: "shutdown",
         required: &[],
@@ -303,17 +310,27 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
+        name if name.starts_with("mdns_") => mdns::read(&mut members).map(Command::Mdns),
         _ => unreachable!("every name of COMMANDS is handled"),
     }
 }
 
 /// The members of a command, taken out one by one.
-struct Members {
+pub(super) struct Members {
     shape: &'static CommandShape,
     members: Map<String, Value>,
 }
 
 impl Members {
+    /// The name of the command.
+    pub(super) fn name(&self) -> &'static str {
+        self.shape.name
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
     fn refuse_unknown(&self) -> Result<(), RequestError> {
         let known = || self.shape.required.iter().chain(self.shape.optional);
         let Some(unknown) = self
@@ -337,13 +354,13 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn value(&mut self, name: &str) -> Result<Value, RequestError> {
+    pub(super) fn value(&mut self, name: &str) -> Result<Value, RequestError> {
         self.members
             .remove(name)
             .ok_or_else(|| RequestError::bad_request(format!("`{name}` is missing")))
     }
 
-    fn text(&mut self, name: &str) -> Result<String, RequestError> {
+    pub(super) fn text(&mut self, name: &str) -> Result<String, RequestError> {
         match self.value(name)? {
             Value::String(text) => Ok(text),
             other => Err(wrong_type(name, "a text", &other)),

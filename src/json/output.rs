@@ -9,6 +9,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::json::command::RequestId;
 use crate::json::error::RequestError;
+use crate::json::mdns::{self, MdnsServices};
 use crate::terminal::is_harmful;
 
 /// The answer to a request.
@@ -70,6 +71,8 @@ pub enum Answer<'a> {
         /// For how many it was not.
         failed: usize,
     },
+    /// To `mdns_services`.
+    Mdns(MdnsServices),
     /// To `stats`.
     Stats {
         /// The figures.
@@ -219,6 +222,13 @@ pub const EVENTS: &[EventShape] = &[
         name: "bytes",
         members: &["peer", "base64"],
     },
+    mdns::FOUND,
+    mdns::UPDATED,
+    mdns::LOST,
+    mdns::REGISTERED,
+    mdns::RENAMED,
+    mdns::TYPE_FOUND,
+    mdns::PEER_FOUND,
     EventShape {
         name: "error",
         members: &["kind", "message"],

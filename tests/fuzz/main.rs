@@ -6,6 +6,7 @@
 
 mod connection;
 mod json_line;
+mod mdns;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,6 +49,16 @@ fn frames() {
 #[test]
 fn records() {
     run("records", connection::records, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packet() {
+    run("mdns_packet", mdns::mdns_packet, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packets() {
+    run("mdns_packets", mdns::mdns_packets, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

@@ -454,7 +454,7 @@ fn interests_have_a_limit() {
         .mdns
         .browse(rig.now, "_a._tcp".parse().unwrap())
         .unwrap_err();
-    assert_eq!(error.kind(), "too_many");
+    assert_eq!(error.kind(), "full");
 }
 
 #[test]

@@ -548,7 +548,7 @@ fn services_have_a_limit_and_no_doubles() {
         rig.register(&format!("service {index}"));
     }
     let error = rig.mdns.register(rig.now, service("b")).unwrap_err();
-    assert_eq!(error.kind(), "too_many");
+    assert_eq!(error.kind(), "full");
     rig.run_for(10 * SECOND);
     assert!(
         rig.sent
