@@ -9,7 +9,7 @@ use super::limits::{
     ADDRS_MAX, ASKS_MAX, FAILURE_DELAY, QUERY_GAP, QUERY_INTERVAL, QUERY_INTERVAL_MAX,
     RESOLVE_TRIES, SHARED_DELAY,
 };
-use super::link::{Ask, Link};
+use super::link::{Ask, Instance, Link, Part};
 use super::machine::{Interest, Mdns, MdnsEvent};
 use super::name::Name;
 use super::record::{Data, Kind, Packet, Question, Record};
@@ -375,10 +375,27 @@ impl Mdns {
 
     /// Somebody else asks. If it is what we would ask next, its answers do for us (RFC 6762 §7.3); and what should answer
     /// it and does not is dead (§10.5).
-    pub(crate) fn handle_foreign_question(&mut self, now: Instant, index: u32, packet: &Packet) {
+    pub(crate) fn handle_foreign_question(
+        &mut self,
+        now: Instant,
+        index: u32,
+        from: IpAddr,
+        packet: &Packet,
+    ) {
+        let own = self.own_pointers(index);
         let Some(link) = self.links.get_mut(&index) else {
             return;
         };
+        // Nobody answers a question of his own.
+        let is_of_asker = |instance: &Instance| {
+            let found = instance.found.as_ref();
+            found.is_some_and(|found| found.addrs.contains(&from))
+        };
+        let instances = link.instances.iter();
+        let of_asker: Vec<Name> = instances
+            .filter(|(_, instance)| is_of_asker(instance))
+            .map(|(name, _)| name.clone())
+            .collect();
         for question in &packet.questions {
             let known = || {
                 packet
@@ -390,6 +407,7 @@ impl Mdns {
             let is_known_here = |record: &Record| {
                 let mut entries = link.cache.get(&record.name, record.data.kind()).iter();
                 entries.any(|entry| entry.record.data == record.data && entry.is_half_left(now))
+                    || own.iter().any(|own| own.is_same(record))
             };
             // RFC 6762 §7.3 speaks of questions whose answers all get; a list that goes on is not known.
             if !question.wants_unicast
@@ -402,7 +420,11 @@ impl Mdns {
                 ask.is_repeated = true;
             }
             if !packet.is_truncated {
-                let is_known = |record: &Record| known().any(|other| other.data == record.data);
+                let is_known = |record: &Record| {
+                    known().any(|other| other.data == record.data)
+                        || matches!(&record.data, Data::Ptr(target) if of_asker.contains(target))
+                        || of_asker.contains(&record.name)
+                };
                 for kind in [Kind::PTR, Kind::SRV, Kind::TXT, Kind::A, Kind::AAAA] {
                     if question.kind.covers(kind) {
                         link.cache
@@ -532,11 +554,15 @@ impl Mdns {
             return;
         }
         link.quiet_until = now + QUERY_GAP;
-        for question in packet
-            .questions
-            .iter()
-            .filter(|question| question.kind == Kind::PTR)
-        {
+        let own = self.own_pointers(index);
+        let Some(link) = self.links.get(&index) else {
+            return;
+        };
+        let pointers = packet.questions.iter();
+        for question in pointers.filter(|question| question.kind == Kind::PTR) {
+            // We do not answer ourselves; others would take ours for dead.
+            let own = own.iter().filter(|record| record.name == question.name);
+            packet.answers.extend(own.cloned());
             let entries = link.cache.get(&question.name, Kind::PTR).iter();
             for entry in entries.filter(|entry| entry.is_half_left(now)) {
                 packet.answers.push(Record {
@@ -549,6 +575,26 @@ impl Mdns {
         }
         let families = link.info.families();
         self.multicast(now, index, families, packet);
+    }
+}
+
+impl Mdns {
+    /// The pointers to our own services on a link, each once.
+    fn own_pointers(&self, index: u32) -> Vec<Record> {
+        let mut records: Vec<Record> = Vec::new();
+        let Some(link) = self.links.get(&index) else {
+            return records;
+        };
+        for entity in self.entities().filter(|entity| link.is_ours(*entity)) {
+            for part in [Part::Ptr, Part::TypePtr] {
+                if let Some(record) = self.own_record(link, (entity, part))
+                    && !records.iter().any(|other| other.is_same(&record))
+                {
+                    records.push(record);
+                }
+            }
+        }
+        records
     }
 }
 

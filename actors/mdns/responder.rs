@@ -43,7 +43,7 @@ impl Mdns {
         }
         let is_legacy = from.port() != PORT;
         if is_multicast && !is_legacy {
-            self.handle_foreign_question(now, index, &packet);
+            self.handle_foreign_question(now, index, from.ip(), &packet);
         }
         if !packet.authorities.is_empty() {
             self.handle_foreign_probe(now, index, &packet);

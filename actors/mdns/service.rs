@@ -99,7 +99,7 @@ impl fmt::Display for ServiceType {
 }
 
 /// A TXT record: keys with values (RFC 6763 §6).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Txt(Box<[u8]>);
 
 impl Txt {
@@ -184,6 +184,15 @@ impl Txt {
             .into_iter()
             .find(|(other, _)| other.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Txt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let entries = self.entries();
+        let entries = entries.iter().map(|(key, value)| (key, value.map(text)));
+        f.debug_map().entries(entries).finish()
     }
 }
 

@@ -18,7 +18,7 @@ use super::pending::Pending;
 /// How long the actor may take for what it answers by itself.
 const ANSWER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// The way to a node's discovery. Its actor is made with the first find: a node that looks for nobody pays nothing.
+/// The way to a node's discovery. Its actor is made when a source starts: a node that looks for nobody pays nothing.
 pub(crate) struct Finder {
     own: PeerId,
     /// How many peers the node wants.
@@ -51,10 +51,7 @@ impl Finder {
 
     /// A source has found somebody.
     pub(crate) fn find(&self, find: Find) {
-        match self.actor() {
-            Some(actor) => self.tell(actor, DiscoveryMessage::Find(find)),
-            None => log::debug!("nobody takes what was found: the node does not run"),
-        }
+        self.tell_if_there(|| DiscoveryMessage::Find(find));
     }
 
     /// A source does not see a peer any more.
@@ -95,31 +92,29 @@ impl Finder {
         }
     }
 
-    fn actor(&self) -> Option<Address<DiscoveryActor>> {
+    /// Makes the actor if there is none yet. To be called before the first find of a source, and not on a core thread.
+    pub(crate) fn start(&self) -> Result<(), NodeError> {
         let mut state = self.state.lock();
         if state.actor.is_some() {
-            return state.actor;
+            return Ok(());
         }
-        let peers = state.peers?;
+        let peers = state.peers.ok_or(NodeError::Stopped)?;
         let (own, wanted, ear) = (self.own, self.wanted, Ear(self.hub.clone()));
         let make = move || {
             let machine = Discovery::new(own, wanted);
             Child::once(DiscoveryActor::new(machine, peers, Arc::new(ear))).name("discovery")
         };
-        match self.hub.handle.spawn(0, make) {
-            Ok(actor) => state.actor = Some(actor),
-            Err(error) => {
-                log::warn!("nobody who is found will be dialled: {error}");
-                return None;
-            }
-        }
+        let actor = self.hub.handle.spawn(0, make).map_err(|error| {
+            log::warn!("nobody who is found will be dialled: {error}");
+            NodeError::Stopped
+        })?;
+        state.actor = Some(actor);
+        drop(state);
         // Whoever comes from here on is told by the peers actor.
-        if let Some(actor) = state.actor {
-            for peer in self.hub.roster.ids() {
-                self.tell(actor, DiscoveryMessage::Connected(peer));
-            }
+        for peer in self.hub.roster.ids() {
+            self.tell(actor, DiscoveryMessage::Connected(peer));
         }
-        state.actor
+        Ok(())
     }
 
     fn tell_if_there(&self, message: impl FnOnce() -> DiscoveryMessage) {

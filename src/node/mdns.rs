@@ -256,6 +256,7 @@ impl Subsystem {
             log::info!("mdns is off: the node listens on loopback alone");
             return Ok(());
         }
+        self.ear.finder.start()?;
         let actor = self.actor()?;
         if let Some(addr) = listen.iter().find(|addr| !addr.ip().is_loopback()) {
             let service = self.service(addr.port())?;

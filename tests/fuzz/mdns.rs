@@ -39,9 +39,11 @@ fn machine(now: Instant) -> Mdns {
         txt: Txt::default(),
     };
     mdns.register(now, service).expect("there is room");
-    mdns.browse(now, service_type.clone()).expect("there is room");
+    mdns.browse(now, service_type.clone())
+        .expect("there is room");
     mdns.browse_types(now).expect("there is room");
-    mdns.resolve(now, "b", &service_type).expect("there is room");
+    mdns.resolve(now, "b", &service_type)
+        .expect("there is room");
     mdns
 }
 
@@ -88,7 +90,11 @@ impl Run {
             2 => "192.0.2.1:5353",
             _ => "192.0.2.9:4000",
         };
-        let to = if shape & 4 == 0 { "224.0.0.251" } else { "192.0.2.1" };
+        let to = if shape & 4 == 0 {
+            "224.0.0.251"
+        } else {
+            "192.0.2.1"
+        };
         let arrival = Arrival {
             interface: LINK,
             from: from.parse().expect("an address"),

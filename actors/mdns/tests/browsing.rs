@@ -167,6 +167,16 @@ fn known_answers_go_along_with_a_question_while_half_their_time_is_left() {
 }
 
 #[test]
+fn our_own_services_are_known_answers_of_ours() {
+    let (mut rig, _) = Rig::established(1);
+    rig.browse();
+    rig.run_for(200 * MS);
+    let asked = asks(&rig.sent)[0];
+    assert_eq!(asked.answers("_rats._tcp.local", Kind::PTR).len(), 1);
+    assert!(asked.packet.answers[0].is_same(&ptr("_rats._tcp.local", "a")));
+}
+
+#[test]
 fn unique_records_are_no_known_answers() {
     let mut rig = Rig::browsing(1);
     rig.deliver(&announcement("b", "x.local", "192.0.2.9"));

@@ -176,6 +176,17 @@ fn who_is_on_the_list_of_known_answers_need_not_answer() {
 }
 
 #[test]
+fn who_asks_need_not_answer_itself() {
+    let mut rig = Rig::browsing(1);
+    rig.deliver(&announcement("b", "x.local", "192.0.2.50"));
+    for _ in 0..5 {
+        rig.deliver_from("192.0.2.50:5353", &query("_rats._tcp.local", Kind::PTR));
+        rig.run_for(5 * SECOND);
+    }
+    assert_eq!(rig.found().len(), 1);
+}
+
+#[test]
 fn an_instance_that_does_not_answer_when_verified_is_lost_after_ten_seconds() {
     let mut rig = Rig::browsing(1);
     rig.deliver(&announcement("b", "x.local", "192.0.2.9"));

@@ -136,6 +136,10 @@ fn a_quiet_network_stays_quiet() {
         rig.browse();
     }
     lan.run_for(300 * SECOND);
+    for rig in &lan.rigs {
+        let lost = |event: &MdnsEvent| matches!(event, MdnsEvent::Lost { .. });
+        assert!(!rig.events.iter().any(lost), "{:?}", rig.events);
+    }
     let before: Vec<u32> = lan
         .rigs
         .iter()
@@ -147,4 +151,17 @@ fn a_quiet_network_stays_quiet() {
         assert!(sent <= 2, "{sent} packets in two minutes");
         assert_eq!(rig.found().len(), 2);
     }
+}
+
+#[test]
+fn an_instance_that_is_verified_answers() {
+    let mut lan = Lan::new(2);
+    lan.rigs[0].register("a");
+    lan.rigs[1].browse();
+    lan.run_for(3 * SECOND);
+    let now = lan.rigs[1].now;
+    let kind = "_rats._tcp".parse().unwrap();
+    lan.rigs[1].mdns.verify(now, "a", &kind).unwrap();
+    lan.run_for(20 * SECOND);
+    assert_eq!(lan.rigs[1].found().len(), 1);
 }
