@@ -24,8 +24,8 @@ pub const WANTED_DEFAULT: u32 = 32;
 const GATHER_WAIT: Duration = Duration::from_millis(20);
 /// And by chance besides, at most: machines that were switched on together.
 const FIRST_WAIT: Duration = Duration::from_millis(80);
-/// What the other one waits besides: the first one will have connected by then.
-const POLITE_WAIT: Duration = Duration::from_secs(1);
+/// What the other one waits besides: the first one will have connected by then, if it has found us as well.
+const POLITE_WAIT: Duration = Duration::from_millis(400);
 /// The longest time between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 /// After a connection has ended.

@@ -3,7 +3,7 @@
 //!
 //! A [`Find`] is a hint and no more: who really is there turns out in the handshake. Every candidate is dialled once at a time,
 //! a few candidates at a time, and after failures at intervals that double. Two nodes that find each other at once do not both
-//! dial: the one with the smaller id does, the other waits for a second first.
+//! dial: the one with the smaller id does, the other waits a little first.
 //!
 //! Left out: reconnection to peers that were connected (that is for `peers`), and any judgement of sources.
 //!

@@ -50,7 +50,7 @@ fn is_same_network(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
         _ => return false,
     };
-    let differing = u32::from(width) - u32::from(prefix).min(width);
+    let differing = width - u32::from(prefix).min(width);
     (a ^ b).checked_shr(differing).unwrap_or(0) == 0
 }
 
