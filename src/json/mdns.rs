@@ -275,6 +275,12 @@ pub(super) const PEER_FOUND: EventShape = EventShape {
     members: &["peer", "addr", "source"],
 };
 
+/// Whether an event of this name is one of those above.
+#[cfg(test)]
+pub(super) fn is_event(name: &str) -> bool {
+    name.starts_with("mdns_") || name == PEER_FOUND.name
+}
+
 #[cfg(test)]
 mod tests {
     use crate::json::{Command, parse, to_line};

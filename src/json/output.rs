@@ -355,8 +355,11 @@ mod tests {
             Event::Lost { count: 3 },
             Event::Stopped { reason },
         ];
-        assert_eq!(events.len(), EVENTS.len());
-        for (event, shape) in events.iter().zip(EVENTS) {
+        // Those of the local network are checked beside their definition.
+        let is_here = |shape: &&EventShape| !mdns::is_event(shape.name);
+        let shapes: Vec<_> = EVENTS.iter().filter(is_here).collect();
+        assert_eq!(events.len(), shapes.len());
+        for (event, shape) in events.iter().zip(shapes) {
             let line = text(event);
             let begin = format!("{{\"event\":\"{}\"", shape.name);
             assert!(line.starts_with(&begin), "{line}");
