@@ -5,5 +5,6 @@
 pub mod connection;
 pub mod discovery;
 pub mod identity;
-pub mod mdns;
 pub mod peers;
+
+pub use mischief_mdns as mdns;

@@ -1,6 +1,5 @@
 //! The shell around [`Mdns`]: a socket for each interface and family, who asks and who is told.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use mischief_reactor::{
 };
 
 use super::limits::{ADDRS_MAX, GROUP_V4, GROUP_V6, PORT};
+use super::map::{Map, sorted};
 use super::{
     Arrival, Found, InterestId, LinkInfo, Mdns, MdnsError, MdnsEvent, MdnsStats, Service,
     ServiceId, ServiceType, Txt,
@@ -138,7 +138,7 @@ struct Place {
 pub struct MdnsActor {
     machine: Mdns,
     observer: Arc<dyn Observer>,
-    sockets: BTreeMap<Place, SocketId>,
+    sockets: Map<Place, SocketId>,
     /// The system tells of changed interfaces.
     is_told: bool,
     /// Whether it was said that there is nothing to work on.
@@ -155,7 +155,7 @@ impl MdnsActor {
         MdnsActor {
             machine,
             observer,
-            sockets: BTreeMap::new(),
+            sockets: Map::new(),
             is_told: false,
             has_warned: false,
             rescan: None,
@@ -241,9 +241,11 @@ impl MdnsActor {
             self.sockets.contains_key(&Place { interface, is_v6 })
         };
         let (has_ipv4, has_ipv6) = (has(false), has(true));
-        let mut addrs = interface.addrs.clone();
-        addrs.retain(|(ip, _)| !ip.is_loopback() && if ip.is_ipv4() { has_ipv4 } else { has_ipv6 });
-        addrs.sort_unstable();
+        let usable = interface
+            .addrs
+            .iter()
+            .filter(|(ip, _)| !ip.is_loopback() && if ip.is_ipv4() { has_ipv4 } else { has_ipv6 });
+        let mut addrs = sorted(usable.copied());
         addrs.truncate(ADDRS_MAX);
         LinkInfo {
             index: interface.index,
