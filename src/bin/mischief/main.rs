@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
-        Command::Mdns(args) => mdns::run(&args.action),
+        Command::Mdns(args) => mdns::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,7 +15,7 @@ use mischief::{
 };
 use mischief_reactor::io::signals::Termination;
 
-use crate::args::{BrowseArgs, MdnsAction, RegisterArgs};
+use crate::args::{MdnsAction, MdnsArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{logger, node};
@@ -192,63 +192,26 @@ pub(crate) fn event_line(event: &NodeEvent) -> Option<Vec<u8>> {
 /// The name under which all types are found (RFC 6763 §9).
 const ALL_TYPES: &str = "_services._dns-sd._udp";
 
-pub(crate) fn run(action: &MdnsAction) -> Result<(), Failure> {
+pub(crate) fn run(args: &MdnsArgs) -> Result<(), Failure> {
+    let action = args.action().map_err(Failure::usage)?;
     logger::start(0);
-    match action {
-        MdnsAction::Browse(args) => run_browse(args),
-        MdnsAction::Register(args) => run_register(args),
-    }
-}
-
-fn run_browse(args: &BrowseArgs) -> Result<(), Failure> {
     let as_json = args.json;
     let show = move |event: &NodeEvent| match as_json {
         true => event_line(event),
         false => text_line(event),
     };
-    let node = start(show)?;
-    let mdns = node.node.mdns();
-    let asked = match &args.service_type {
-        None => mdns.browse_types(),
-        Some(service_type) => mdns.browse(service_type.clone()),
+    let running = start(show)?;
+    let mdns = running.node.mdns();
+    let done = match action {
+        MdnsAction::Browse(None) => mdns.browse_types().wait().map(drop),
+        MdnsAction::Browse(Some(service_type)) => mdns.browse(service_type).wait().map(drop),
+        MdnsAction::Register(service) => mdns.register(service).wait().map(drop),
     };
-    asked.wait().map_err(Failure::new)?;
-    node.run(
-        args.seconds
-            .map(|seconds| Duration::from_secs(seconds.into())),
-    )
-}
-
-fn run_register(args: &RegisterArgs) -> Result<(), Failure> {
-    let as_json = args.json;
-    let show = move |event: &NodeEvent| match (as_json, event) {
-        (true, event) => event_line(event),
-        (false, NodeEvent::Mdns(MdnsEvent::Registered { instance, .. })) => {
-            Some(format!("registered {}\n", harmless(instance)).into_bytes())
-        }
-        (false, NodeEvent::Mdns(MdnsEvent::Renamed { old, new, .. })) => {
-            let (old, new) = (harmless(old), harmless(new));
-            Some(format!("{old} is taken, now {new}\n").into_bytes())
-        }
-        _ => None,
-    };
-    let entries = args.txt.iter().map(|entry| match entry.split_once('=') {
-        Some((key, value)) => (key, Some(value.as_bytes())),
-        None => (entry.as_str(), None),
-    });
-    let service = Service {
-        instance: args.instance.clone(),
-        service_type: args.service_type.clone(),
-        port: args.port.get(),
-        txt: Txt::new(entries).map_err(Failure::usage)?,
-    };
-    let node = start(show)?;
-    let registered = node.node.mdns().register(service).wait();
-    registered.map_err(|error| match error {
+    done.map_err(|error| match error {
         MdnsFailure::Refused(error) => Failure::usage(error),
         error => Failure::new(error),
     })?;
-    node.run(
+    running.run(
         args.seconds
             .map(|seconds| Duration::from_secs(seconds.into())),
     )
@@ -326,6 +289,10 @@ fn text_line(event: &NodeEvent) -> Option<Vec<u8>> {
             service_type,
             interface,
         } => format!("+ {} on {interface}", harmless(&service_type.to_string())),
+        MdnsEvent::Registered { instance, .. } => format!("registered {}", harmless(instance)),
+        MdnsEvent::Renamed { old, new, .. } => {
+            format!("{} is taken, now {}", harmless(old), harmless(new))
+        }
         _ => return None,
     };
     Some((line + "\n").into_bytes())
