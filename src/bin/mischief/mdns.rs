@@ -1,7 +1,7 @@
 //! Services on the local network: for the JSON interface, and `mischief mdns`.
 
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use mischief::json::{
@@ -13,12 +13,12 @@ use mischief::{
     Found, Mdns, MdnsError, MdnsEvent, MdnsFailure, MdnsReport, Node, NodeEvent, PeerId, Service,
     ServiceType, Txt,
 };
-use mischief_reactor::io::signals::Termination;
 
 use crate::args::{MdnsAction, MdnsArgs};
 use crate::failure::Failure;
+use crate::logger;
+use crate::node::{self, Cause};
 use crate::output::Output;
-use crate::{logger, node};
 
 /// How long the node may take to take back what it has announced.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -221,23 +221,16 @@ pub(crate) fn run(args: &MdnsArgs) -> Result<(), Failure> {
 struct Running {
     node: Node,
     output: Output,
-    ended: mpsc::Receiver<()>,
+    ended: mpsc::Receiver<Cause>,
 }
 
 fn start(
     show: impl Fn(&NodeEvent) -> Option<Vec<u8>> + Send + Sync + 'static,
 ) -> Result<Running, Failure> {
     let (end, ended) = mpsc::channel();
-    let on_signal = end.clone();
-    let mut signals = Termination::catch().map_err(Failure::new)?;
-    node::start_thread("signals", move || {
-        signals.wait();
-        let _ = on_signal.send(());
-        signals.wait();
-        std::process::exit(i32::from(crate::failure::FAILED));
-    })?;
+    node::watch_signals(end.clone())?;
     let on_closed = move || {
-        let _ = end.send(());
+        let _ = end.send(Cause::OutputClosed);
     };
     let lost_line = |count| format!("{count} lines were dropped\n").into_bytes();
     let output = Output::start(io::stdout(), lost_line, on_closed).map_err(Failure::new)?;
@@ -258,14 +251,11 @@ fn start(
 impl Running {
     /// Until a signal comes, nobody reads any more, or the time is over.
     fn run(self, time: Option<Duration>) -> Result<(), Failure> {
-        match time {
-            None => {
-                let _ = self.ended.recv();
-            }
-            Some(time) => match self.ended.recv_timeout(time) {
-                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-            },
-        }
+        // Whichever of the three it is, the end is the same.
+        let _ = match time {
+            None => self.ended.recv().ok(),
+            Some(time) => self.ended.recv_timeout(time).ok(),
+        };
         self.output.prepare_to_end(OUTPUT_PATIENCE);
         self.node.stop(STOP_DEADLINE);
         let _ = self.output.finish(b"", OUTPUT_PATIENCE);
