@@ -291,7 +291,7 @@ impl Discovery {
                 Key::Addr(_) => None,
             },
             addrs: known.addrs.iter().copied().collect(),
-            sources: known.sources.iter().copied().collect(),
+            sources: known.sources.clone(),
             is_connected: known.state == State::Connected,
         };
         self.known.iter().map(candidate).collect()

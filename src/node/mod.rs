@@ -59,11 +59,11 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
-pub use mdns::{MDNS_TYPE_DEFAULT, Mdns, MdnsFailure};
+pub use mdns::{MDNS_TYPE_DEFAULT, Mdns};
 pub use mischief_actors::discovery::{Candidate, Source};
 pub use mischief_actors::mdns::{
-    Found, InterestId, MdnsError, MdnsEvent, MdnsStats, Service, ServiceId, ServiceType, Txt,
-    actor::MdnsReport,
+    Found, InterestId, MdnsError, MdnsEvent, MdnsFailure, MdnsStats, Service, ServiceId,
+    ServiceType, Txt, actor::MdnsReport,
 };
 pub use mischief_actors::peers::Direction;
 pub use outgoing::Outgoing;
