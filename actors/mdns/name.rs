@@ -104,8 +104,18 @@ impl PartialOrd for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Name) -> Ordering {
-        let lower = |byte: &u8| byte.to_ascii_lowercase();
-        self.0.iter().map(lower).cmp(other.0.iter().map(lower))
+        // Any order will do, and lengths differ fast.
+        let by_len = self.0.len().cmp(&other.0.len());
+        if by_len != Ordering::Equal {
+            return by_len;
+        }
+        for (a, b) in self.0.iter().zip(&other.0[..]) {
+            let by_byte = a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase());
+            if a != b && by_byte != Ordering::Equal {
+                return by_byte;
+            }
+        }
+        Ordering::Equal
     }
 }
 
