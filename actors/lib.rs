@@ -4,4 +4,5 @@
 
 pub mod connection;
 pub mod identity;
+pub mod messages;
 pub mod peers;

@@ -203,6 +203,10 @@ pub struct ConnectionActor {
 /// `Alive` and `Figures`, which are dropped instead.
 const OUTBOX_MAX: usize = 4;
 
+/// Pieces that are held between the peer's `Accept` and the judge's word. The window bounds their bytes; this bounds what
+/// many small ones of subsystems cost besides.
+const HELD_MAX: usize = 1024;
+
 /// What a connection needs only at times. An idle one has none of it, because thousands are idle.
 #[derive(Default)]
 struct Extra {
@@ -245,6 +249,11 @@ struct Early {
 enum Held {
     Records(Vec<u8>),
     Large(LargeMessage),
+    Channel {
+        channel: u8,
+        body: Vec<u8>,
+        credit: u32,
+    },
 }
 
 impl ConnectionActor {
@@ -698,6 +707,16 @@ impl ConnectionActor {
             match held {
                 Held::Records(bytes) => inlet.deliver_records(Records::new(&bytes)),
                 Held::Large(message) => inlet.deliver_large(message),
+                Held::Channel {
+                    channel,
+                    body,
+                    credit,
+                } => inlet.deliver_channel(ChannelMessage {
+                    class: Class::Application,
+                    channel,
+                    body: &body,
+                    credit,
+                }),
             }
         }
         self.take_link(cx);
@@ -1040,6 +1059,13 @@ impl Inlet<'_> {
             deliver.large(link, message);
         }
     }
+
+    fn deliver_channel(&mut self, message: ChannelMessage<'_>) {
+        let deliver = &self.common.deliver;
+        if let Some(link) = self.link() {
+            deliver.channel(link, message);
+        }
+    }
 }
 
 impl Sink for Inlet<'_> {
@@ -1063,12 +1089,25 @@ impl Sink for Inlet<'_> {
     }
 
     fn channel(&mut self, message: ChannelMessage<'_>) {
-        // No subsystem has a channel yet; what a newer peer says on one is dropped.
-        log::trace!(
-            "{} bytes on unknown channel {}",
-            message.body.len(),
-            message.channel
-        );
+        if message.class != Class::Application {
+            // No subsystem has a channel there yet; what a newer peer says on one is dropped.
+            return log::trace!(
+                "{} bytes on unknown channel {}",
+                message.body.len(),
+                message.channel
+            );
+        }
+        self.messages += 1;
+        match early_in(self.extra) {
+            // Who says so much so early has lost the credit for it.
+            Some(early) if early.held.len() >= HELD_MAX => {}
+            Some(early) => early.held.push(Held::Channel {
+                channel: message.channel,
+                body: message.body.to_vec(),
+                credit: message.credit,
+            }),
+            None => self.deliver_channel(message),
+        }
     }
 
     fn bulk(&mut self, stream: StreamId, event: BulkEvent<'_>) {

@@ -17,7 +17,9 @@ use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
 use super::reassembly::SPARE_BYTES_MAX;
-use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
+use super::record::{
+    ChannelMessage, EncodeError, Encoded, Kind, LargeMessage, Records, counted_bytes,
+};
 use crate::identity::PeerId;
 
 /// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
@@ -166,7 +168,9 @@ impl Link {
         name: &str,
         body: &[u8],
     ) -> Result<u64, SendError> {
-        self.push(handle, body.len(), |records| records.push(kind, name, body))
+        self.push(handle, body.len(), LINK_QUEUE_HIGH, |records| {
+            records.push(kind, name, body)
+        })
     }
 
     /// Queues a message as [`Link::queue`] does. A large body is not copied: the connection holds it until all of it is
@@ -178,8 +182,23 @@ impl Link {
         name: &str,
         body: &Arc<[u8]>,
     ) -> Result<u64, SendError> {
-        self.push(handle, body.len(), |records| {
+        self.push(handle, body.len(), LINK_QUEUE_HIGH, |records| {
             records.push_shared(kind, name, body)
+        })
+    }
+
+    /// Queues a subsystem's message in order with the application's. `above`: bytes beyond [`LINK_QUEUE_HIGH`] up to which
+    /// it is taken, for what has to come through behind a full queue.
+    pub fn queue_channel(
+        &self,
+        handle: &Handle,
+        channel: u8,
+        body: &[u8],
+        above: usize,
+    ) -> Result<u64, SendError> {
+        let high = LINK_QUEUE_HIGH + above;
+        self.push(handle, counted_bytes(body.len()), high, |records| {
+            records.push_channel(channel, body)
         })
     }
 
@@ -188,6 +207,7 @@ impl Link {
         &self,
         handle: &Handle,
         size: usize,
+        high: usize,
         push: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
     ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
@@ -200,7 +220,7 @@ impl Link {
         }
         let buffer = state.buffer.get_or_insert_default();
         let before = buffer.records.len();
-        if before >= LINK_QUEUE_HIGH {
+        if before >= high {
             return Err(SendError::Full);
         }
         push(&mut buffer.records)?;
@@ -593,4 +613,7 @@ pub trait Deliver: Send + Sync {
 
     /// A message that came in several records. It is to be given to [`Link::consumed_large`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);
+
+    /// A subsystem's message. Its credit is to be given back with [`Link::consumed`].
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>);
 }

@@ -10,6 +10,7 @@ use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::endpoint::parse_listen_addr;
 use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY_BYTES_MAX};
 use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
@@ -43,6 +44,8 @@ pub struct Limits {
     pub dial: DialConfig,
     /// Bytes over all connections for messages that are larger than their window.
     pub reassembly_bytes_max: usize,
+    /// Open requests, ours and those of peers.
+    pub requests: RequestLimits,
 }
 
 impl Default for Limits {
@@ -55,6 +58,7 @@ impl Default for Limits {
             admission: AdmissionLimits::default(),
             dial: DialConfig::default(),
             reassembly_bytes_max: REASSEMBLY_BYTES_MAX,
+            requests: RequestLimits::default(),
         }
     }
 }
@@ -268,7 +272,7 @@ impl NodeBuilder {
         };
         let mut random = Seeds::draw(&handle)?;
         let (identity, kept) = open_identity(&mut settings, &handle, &mut random)?;
-        let hub = Hub::new(handle, settings.callbacks);
+        let hub = Hub::new(handle, settings.callbacks, settings.limits.requests);
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
         let launched = launch::launch(&settings, identity, &hub)?;

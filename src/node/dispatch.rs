@@ -11,18 +11,22 @@ use std::task::Waker;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use mischief_actors::connection::{Deliver, Kind, LargeMessage, Link, Message as Wire, Records};
+use mischief_actors::connection::{
+    ChannelMessage, Deliver, Kind, LargeMessage, Link, Message as Wire, Records,
+};
 use mischief_actors::identity::PeerId;
+use mischief_actors::messages::actor::{Desk, Incoming};
+use mischief_actors::messages::{self, FailureCode, RequestId, RequestLimits};
 use mischief_actors::peers::Roster;
 use mischief_reactor::io::doorbell::Doorbell;
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{ActorId, Handle, Signal};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::Message;
 use super::events::{NodeEvent, Subscribers};
-use super::handlers::{Handlers, Snapshot};
+use super::handlers::{Handlers, JsonBody, Snapshot};
+use super::requests::{Request, Responder};
 
 /// Credit is given back after this many bytes of messages, so that in a long run a slow handler lets the sender go on.
 const CREDIT_STEP: usize = 32 << 10;
@@ -78,7 +82,43 @@ enum Item {
         end: usize,
     },
     Large(Arc<Link>, Box<LargeMessage>),
+    Request(Box<Waiting>),
     Event(Box<NodeEvent>),
+}
+
+/// A peer's request that waits for its handler.
+struct Waiting {
+    link: Arc<Link>,
+    id: RequestId,
+    kind: Kind,
+    name_bytes: usize,
+    /// Name and body.
+    bytes: Vec<u8>,
+    /// Bytes to give back to the peer.
+    credit: usize,
+}
+
+impl Waiting {
+    fn new(link: &Arc<Link>, incoming: &Incoming<'_>, credit: usize) -> Waiting {
+        Waiting {
+            link: link.clone(),
+            id: incoming.id,
+            kind: incoming.kind,
+            name_bytes: incoming.name.len(),
+            bytes: [incoming.name.as_bytes(), incoming.body].concat(),
+            credit,
+        }
+    }
+
+    fn incoming(&self) -> Incoming<'_> {
+        let (name, body) = self.bytes.split_at(self.name_bytes);
+        Incoming {
+            id: self.id,
+            kind: self.kind,
+            name: std::str::from_utf8(name).expect("checked when the request came"),
+            body,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -107,6 +147,11 @@ impl Batch {
         self.large_bytes += message.message().body.len();
         self.items
             .push(Item::Large(link.clone(), Box::new(message)));
+    }
+
+    fn push_request(&mut self, request: Waiting) {
+        self.large_bytes += request.bytes.len();
+        self.items.push(Item::Request(Box::new(request)));
     }
 
     fn push_event(&mut self, event: NodeEvent) {
@@ -155,6 +200,7 @@ pub(crate) struct Hub {
     pub(crate) callbacks: Callbacks,
     pub(crate) handlers: Handlers,
     pub(crate) roster: Roster<ActorId>,
+    pub(crate) desk: Arc<Desk>,
     pub(crate) subscribers: Subscribers,
     queue: Mutex<Queue>,
     /// Notified when something is queued, and when the thread has ended.
@@ -165,13 +211,15 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(handle: Handle, callbacks: Callbacks) -> Arc<Hub> {
+    pub(crate) fn new(handle: Handle, callbacks: Callbacks, requests: RequestLimits) -> Arc<Hub> {
         let callbacks = match handle.is_simulated() {
             true => Callbacks::Inline,
             false => callbacks,
         };
+        let desk = Arc::new(Desk::new(handle.clone(), requests));
         Arc::new_cyclic(|this| Hub {
             this: this.clone(),
+            desk,
             handle,
             callbacks,
             handlers: Handlers::default(),
@@ -216,6 +264,7 @@ impl Hub {
 
     /// Queues the last event; nothing is queued after it.
     pub(crate) fn close(&self) {
+        self.desk.close();
         self.announce(NodeEvent::Stopped);
         self.subscribers.close();
         let mut queue = self.queue.lock();
@@ -451,6 +500,13 @@ impl Hub {
                     run.large(&link, *message);
                     self.handle.memory().give(MemoryKind::Payloads, bytes);
                 }
+                Item::Request(request) => {
+                    run.request(&request.link, &request.incoming());
+                    self.handle
+                        .memory()
+                        .give(MemoryKind::Payloads, request.bytes.len());
+                    request.link.consumed(&self.handle, request.credit);
+                }
                 Item::Event(event) => run.event(&event),
             }
         }
@@ -513,6 +569,43 @@ impl Deliver for Hub {
         if !self.push(Some(link), |batch| batch.push_large(link, message)) {
             memory.give(MemoryKind::Payloads, bytes);
         }
+    }
+
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) {
+        let credit = message.credit as usize;
+        let Some(request) = self.on_channel(link, message) else {
+            return link.consumed(&self.handle, credit);
+        };
+        let (memory, bytes) = (self.handle.memory(), request.bytes.len());
+        memory.adjust(MemoryKind::Payloads, 0, bytes);
+        if !self.push(Some(link), |batch| batch.push_request(request)) {
+            memory.give(MemoryKind::Payloads, bytes);
+        }
+    }
+}
+
+/// A channel of the application's stream is a subsystem's; of those there is one yet.
+impl Hub {
+    fn on_channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) -> Option<Waiting> {
+        if message.channel != messages::CHANNEL {
+            let bytes = message.body.len();
+            log::trace!("{bytes} bytes on unknown channel {}", message.channel);
+            return None;
+        }
+        let incoming = self.desk.receive(link, message.body)?;
+        if !self.handlers.has_request_handlers() {
+            self.tally.lock().unhandled += 1;
+            self.desk
+                .fail(link, incoming.id, FailureCode::NoHandler, "");
+            return None;
+        }
+        if self.callbacks == Callbacks::Inline {
+            if !link.is_muted() {
+                Run::new(self).request(link, &incoming);
+            }
+            return None;
+        }
+        Some(Waiting::new(link, &incoming, message.credit as usize))
     }
 }
 
@@ -622,19 +715,55 @@ impl<'a> Run<'a> {
             self.tally.unhandled += 1;
             return;
         }
-        let Ok(value) = serde_json::from_slice::<Value>(body) else {
-            self.tally.malformed += 1;
-            return;
-        };
-        self.tally.handled += 1;
+        let body = JsonBody::new(body);
+        let mut is_read = false;
         for handler in of_type {
-            let is_well = handlers.call(handler, |call| call(peer, &value));
-            self.tally.panics += u64::from(!is_well);
+            match handlers.call_json(handler, peer, &body) {
+                Some(read) => is_read |= read,
+                None => {
+                    is_read = true;
+                    self.tally.panics += 1;
+                }
+            }
         }
-        if !table.any.is_empty() {
-            let value = &value;
+        if !table.any.is_empty()
+            && let Some(value) = body.value()
+        {
+            is_read = true;
             self.any(peer, &Message::Json { name, value });
         }
+        match is_read {
+            true => self.tally.handled += 1,
+            false => self.tally.malformed += 1,
+        }
+    }
+
+    fn request(&mut self, link: &Arc<Link>, incoming: &Incoming<'_>) {
+        self.snapshot.refresh(&self.hub.handlers);
+        self.count += 1;
+        let Incoming {
+            id,
+            kind,
+            name,
+            body,
+        } = *incoming;
+        let (desk, table) = (&self.hub.desk, &*self.snapshot.table);
+        let Some(handler) = table.request(name) else {
+            self.tally.unhandled += 1;
+            return desk.fail(link, id, FailureCode::NoHandler, "");
+        };
+        // It may have been called off while it waited.
+        if !desk.is_wanted(link, id) {
+            return;
+        }
+        self.tally.handled += 1;
+        let responder = Responder::new(desk, link, id);
+        let request = Request::new(link.peer(), name, kind, body);
+        let is_well = self
+            .hub
+            .handlers
+            .call(handler, |call| call(&request, responder));
+        self.tally.panics += u64::from(!is_well);
     }
 
     fn any(&mut self, peer: &PeerId, message: &Message<'_>) {

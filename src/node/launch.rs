@@ -15,6 +15,7 @@ use mischief_actors::connection::{
     self, Config, Deliver, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::messages::actor::MessagesActor;
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
 use mischief_actors::peers::{NotConnected, PeerRecord, Peers, PeersEvent, PeersLimits};
 use mischief_reactor::io::driver::ReusePort;
@@ -75,6 +76,11 @@ pub(crate) fn launch(
     });
     let mut diallers = Vec::new();
     let mut roots = Vec::new();
+    let desk = hub.desk.clone();
+    let messages = handle.spawn(0, move || {
+        Child::once(MessagesActor::new(desk)).name("messages")
+    })?;
+    roots.push(messages.id());
     for core in 0..handle.cores() {
         let (common, dial) = (common.clone(), settings.limits.dial);
         let judge = peers.recipient();
@@ -271,7 +277,7 @@ impl Observer for Face {
 struct Actors {
     handle: Handle,
     peers: Address<PeersActor>,
-    /// Diallers and listeners, which have the connections as children.
+    /// Diallers and listeners, which have the connections as children, and who watches over requests.
     roots: Mutex<Vec<ActorId>>,
     trusted: Arc<Mutex<BTreeSet<PeerId>>>,
     connect_deadline: Duration,

@@ -13,6 +13,7 @@
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
+//! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
@@ -29,6 +30,7 @@ mod launch;
 mod outgoing;
 mod pending;
 mod reachable;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod wiring;
@@ -47,6 +49,7 @@ use mischief_reactor::io::doorbell::Descriptor;
 use mischief_reactor::{Handle, Runtime, Signal};
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use builder::{Limits, NAME_BYTES_MAX, NodeBuilder};
@@ -55,9 +58,11 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
+pub use mischief_actors::messages::{RequestError, RequestLimits};
 pub use mischief_actors::peers::Direction;
-pub use outgoing::Outgoing;
+pub use outgoing::{JSON_DEPTH_MAX, Outgoing};
 pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
+pub use requests::{BadBody, Body, Refusal, Request, Requested, Responder};
 
 use dispatch::Hub;
 use wiring::{Backend, Kept};
@@ -318,6 +323,27 @@ impl Node {
         self.registration(id)
     }
 
+    /// Calls `handler` with every JSON message of a type that has the shape of a `T`. Others of the type are counted as
+    /// malformed, unless another handler reads them.
+    pub fn on_typed<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, T) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_typed(kind, false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next JSON message of a type that has the shape of a `T`, and then no more.
+    pub fn once_typed<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, T) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_typed(kind, true, handler);
+        self.registration(id)
+    }
+
     /// Removes all handlers of a type of JSON messages and tells how many there were.
     pub fn off(&self, kind: &str) -> usize {
         self.hub().handlers.remove_json(kind)
@@ -325,7 +351,16 @@ impl Node {
 
     /// Calls `handler` with every text.
     pub fn on_text(&self, handler: impl Fn(&PeerId, &str) + Send + Sync + 'static) -> Registration {
-        let id = self.hub().handlers.add_text(handler);
+        let id = self.hub().handlers.add_text(false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next text, and then no more.
+    pub fn once_text(
+        &self,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text(true, handler);
         self.registration(id)
     }
 
@@ -334,7 +369,16 @@ impl Node {
         &self,
         handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
     ) -> Registration {
-        let id = self.hub().handlers.add_bytes(handler);
+        let id = self.hub().handlers.add_bytes(false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next message of bytes, and then no more.
+    pub fn once_bytes(
+        &self,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes(true, handler);
         self.registration(id)
     }
 

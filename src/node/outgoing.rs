@@ -13,6 +13,9 @@ use serde::Serialize;
 use super::dispatch::Hub;
 use super::pending::{Broadcast, Pending, Sent};
 
+/// How deep JSON may be nested, the outermost array or object included: what every receiver takes.
+pub const JSON_DEPTH_MAX: usize = 127;
+
 /// Memory for encoding that a thread keeps from one JSON message to the next.
 const SCRATCH_KEPT: usize = 64 << 10;
 
@@ -214,17 +217,59 @@ fn with_json<T: Serialize + ?Sized, R>(
     value: &T,
     run: impl FnOnce(&[u8]) -> Result<R, SendError>,
 ) -> Result<R, SendError> {
+    with_scratch(|scratch| {
+        write_json(scratch, value)?;
+        run(scratch)
+    })
+}
+
+/// Hands an empty buffer to `run`, whose memory the thread keeps.
+pub(crate) fn with_scratch<R>(run: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     // Taken out for the while: serializing is foreign code, which may itself send something.
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let result = match serde_json::to_writer(&mut scratch, value) {
-        Ok(()) => run(&scratch),
-        Err(error) => Err(SendError::BadValue(Arc::from(
-            io::Error::from(error).to_string(),
-        ))),
-    };
+    let result = run(&mut scratch);
     scratch.clear();
     scratch.shrink_to(SCRATCH_KEPT);
     SCRATCH.set(scratch);
     result
+}
+
+/// Appends a value as JSON, if its receiver will take it.
+pub(crate) fn write_json<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+) -> Result<(), SendError> {
+    let start = out.len();
+    let bad = |why: String| SendError::BadValue(Arc::from(why));
+    serde_json::to_writer(&mut *out, value)
+        .map_err(|error| bad(io::Error::from(error).to_string()))?;
+    if is_too_deep(&out[start..]) {
+        return Err(bad(format!("nested more than {JSON_DEPTH_MAX} deep")));
+    }
+    Ok(())
+}
+
+/// Whether JSON is nested deeper than a receiver takes. What is too short for that is not looked at.
+fn is_too_deep(json: &[u8]) -> bool {
+    if json.len() <= 2 * JSON_DEPTH_MAX {
+        return false;
+    }
+    let (mut depth, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'[' | b'{' if !is_text => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' if !is_text => depth -= 1,
+            _ => {}
+        }
+    }
+    false
 }

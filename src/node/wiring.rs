@@ -66,6 +66,7 @@ impl Hub {
 
     /// The peer is no longer in the roster, and its link is muted.
     pub(crate) fn disconnected(&self, peer: PeerId, reason: DisconnectReason) {
+        self.desk.peer_gone(peer);
         self.announce(NodeEvent::PeerDisconnected { peer, reason });
     }
 }

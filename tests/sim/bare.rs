@@ -8,7 +8,7 @@ use mischief_actors::connection::actor::{Common, Dialler, Listener, ListenerMess
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::{
-    Config, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
+    ChannelMessage, Config, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
 };
 use mischief_actors::peers::actor::{Observer, PeersActor, PeersMessage};
 use mischief_actors::peers::{Peers, PeersEvent, PeersLimits, Roster};
@@ -196,6 +196,10 @@ impl Deliver for Hoarding {
         self.put(link, 1, message.message().credit as usize);
     }
 
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) {
+        self.put(link, 1, message.credit as usize);
+    }
+
     fn failed(&self, _: &str) {}
 }
 
@@ -210,6 +214,8 @@ impl Deliver for Poisoned {
     }
 
     fn large(&self, _: &Arc<Link>, _: LargeMessage) {}
+
+    fn channel(&self, _: &Arc<Link>, _: ChannelMessage<'_>) {}
 
     fn failed(&self, _: &str) {}
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::connection::{Deliver, Encoded, Kind, Link, Links, Records};
 use mischief_actors::identity::PeerId;
+use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::{Introduction, Peers, PeersLimits, Suite};
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{
@@ -48,7 +49,7 @@ impl Fixture {
     pub(super) fn new(callbacks: Callbacks) -> Fixture {
         let runtime = Runtime::builder().start().unwrap();
         let handle = runtime.handle();
-        let hub = Hub::new(handle.clone(), callbacks);
+        let hub = Hub::new(handle.clone(), callbacks, RequestLimits::default());
         let limits = PeersLimits::with_peers_max(1000);
         let peers = Peers::with_roster(peer(255), limits, hub.roster.clone());
         let (poked, pokes) = mpsc::channel();

@@ -1,0 +1,495 @@
+//! Requests: asking a peer and waiting for what it says, and answering what peers ask.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use mischief_actors::connection::{Kind, Link, SendError};
+use mischief_actors::identity::PeerId;
+use mischief_actors::messages::actor::{Desk, OpenRequest, Reply, begin_reply, begin_request};
+use mischief_actors::messages::{FailureCode, RequestError, RequestId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Node;
+use super::dispatch::Hub;
+use super::handlers::Registration;
+use super::outgoing::{with_scratch, write_json};
+use super::pending::Pending;
+
+/// What a handler's side says when the duty to answer was dropped.
+const NO_ANSWER: &str = "the handler gave no answer";
+
+/// The body of a request or of its answer, and what it is: a JSON value, a text or bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body(Reply);
+
+impl Body {
+    /// A JSON value.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Body, BadBody> {
+        let mut body = Vec::new();
+        write_json(&mut body, value).map_err(|error| BadBody(error.to_string()))?;
+        Ok(Body::new(Kind::Json, body))
+    }
+
+    /// A text.
+    pub fn text(text: impl Into<String>) -> Body {
+        Body::new(Kind::Text, text.into().into_bytes())
+    }
+
+    /// Bytes.
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Body {
+        Body::new(Kind::Bytes, bytes.into())
+    }
+
+    fn new(kind: Kind, body: Vec<u8>) -> Body {
+        Body(Reply { kind, body })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The JSON value.
+    pub fn to_json(&self) -> Result<Value, BadBody> {
+        self.parse()
+    }
+
+    /// The JSON value as a type of one's own.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, BadBody> {
+        parse(self.0.kind, &self.0.body)
+    }
+
+    /// The text; `None` if it is none.
+    pub fn as_text(&self) -> Option<&str> {
+        text(self.0.kind, &self.0.body)
+    }
+
+    /// The bytes as they were sent, whatever they are.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0.body
+    }
+
+    /// The bytes as they were sent, whatever they are.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0.body
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({:?}, {} bytes)", self.0.kind, self.0.body.len())
+    }
+}
+
+/// A body is not what it was taken for: no JSON, JSON of another shape, or no text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadBody(String);
+
+impl From<BadBody> for RequestError {
+    fn from(error: BadBody) -> RequestError {
+        RequestError::BadBody(Arc::from(error.0))
+    }
+}
+
+fn parse<T: DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T, BadBody> {
+    if kind != Kind::Json {
+        return Err(BadBody("the body is no JSON".to_owned()));
+    }
+    // Nested more than 127 deep it is refused.
+    serde_json::from_slice(body).map_err(|error| BadBody(error.to_string()))
+}
+
+fn text(kind: Kind, body: &[u8]) -> Option<&str> {
+    match kind {
+        Kind::Text => std::str::from_utf8(body).ok(),
+        _ => None,
+    }
+}
+
+/// A request of a peer, as its handler gets it. It is borrowed: what is needed later is to be copied.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    peer: &'a PeerId,
+    name: &'a str,
+    kind: Kind,
+    body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(peer: &'a PeerId, name: &'a str, kind: Kind, body: &'a [u8]) -> Request<'a> {
+        Request {
+            peer,
+            name,
+            kind,
+            body,
+        }
+    }
+
+    /// Who asks: the authenticated peer at the other end of the connection, whatever the request says.
+    pub fn peer(&self) -> &'a PeerId {
+        self.peer
+    }
+
+    /// What is asked for.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// What the body is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The JSON value of the body.
+    pub fn to_json(&self) -> Result<Value, BadBody> {
+        self.parse()
+    }
+
+    /// The JSON value of the body as a type of one's own.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, BadBody> {
+        parse(self.kind, self.body)
+    }
+
+    /// The text of the body; `None` if it is none.
+    pub fn as_text(&self) -> Option<&'a str> {
+        text(self.kind, self.body)
+    }
+
+    /// The body as it was sent, whatever it is.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request { peer, name, .. } = self;
+        let bytes = self.body.len();
+        write!(f, "Request({name:?} of {}, {bytes} bytes)", peer.short())
+    }
+}
+
+/// Why a handler gives no answer, for the people on the asker's side. It is cut to 200 bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(String);
+
+impl Refusal {
+    /// A refusal for this reason.
+    pub fn new(reason: impl Into<String>) -> Refusal {
+        Refusal(reason.into())
+    }
+
+    /// The reason.
+    pub fn reason(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Refusal {
+        Refusal::new(reason)
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal::new(reason)
+    }
+}
+
+impl From<BadBody> for Refusal {
+    fn from(error: BadBody) -> Refusal {
+        Refusal(error.0)
+    }
+}
+
+/// The duty to answer a request, which may be carried to another thread. Dropped, it refuses; dropped by a panic, it tells
+/// the asker that the handler failed.
+#[must_use = "a request whose responder is dropped is refused"]
+pub struct Responder {
+    desk: Arc<Desk>,
+    link: Arc<Link>,
+    id: RequestId,
+    is_done: bool,
+}
+
+impl Responder {
+    pub(crate) fn new(desk: &Arc<Desk>, link: &Arc<Link>, id: RequestId) -> Responder {
+        Responder {
+            desk: desk.clone(),
+            link: link.clone(),
+            id,
+            is_done: false,
+        }
+    }
+
+    /// Who asks.
+    pub fn peer(&self) -> &PeerId {
+        self.link.peer()
+    }
+
+    /// Answers. Nothing happens if nobody waits for the answer any more. An error: the answer could not be sent because it
+    /// is larger than the peer takes, or too much waits for the peer already; the asker is told so.
+    pub fn reply(mut self, body: &Body) -> Result<(), SendError> {
+        with_scratch(|scratch| {
+            begin_reply(scratch, self.id, body.0.kind);
+            scratch.extend_from_slice(&body.0.body);
+            self.finish(scratch)
+        })
+    }
+
+    /// Answers with a JSON value, as [`Responder::reply`] does. A value that is no JSON refuses.
+    pub fn reply_json<T: Serialize + ?Sized>(mut self, value: &T) -> Result<(), SendError> {
+        let done = with_scratch(|scratch| {
+            begin_reply(scratch, self.id, Kind::Json);
+            write_json(scratch, value)?;
+            self.finish(scratch)
+        });
+        if let Err(error @ SendError::BadValue(_)) = &done {
+            self.refuse(error.to_string());
+        }
+        done
+    }
+
+    fn finish(&mut self, reply: &[u8]) -> Result<(), SendError> {
+        self.is_done = true;
+        self.desk.answer(&self.link, self.id, reply)
+    }
+
+    /// Refuses.
+    pub fn refuse(self, reason: impl Into<Refusal>) {
+        self.fail(FailureCode::Refused, reason.into().reason());
+    }
+
+    fn fail(mut self, code: FailureCode, reason: &str) {
+        self.is_done = true;
+        self.desk.fail(&self.link, self.id, code, reason);
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub fn is_wanted(&self) -> bool {
+        self.desk.is_wanted(&self.link, self.id)
+    }
+
+    /// Calls `call` once if nobody waits for the answer any more before it was given: the asker gave up, its time is over, or
+    /// it is gone. At once if that is so already. It is called on a thread of the node, which it must not hold up. A later
+    /// call of this takes the place of an earlier one.
+    pub fn on_cancel(&self, call: impl FnOnce() + Send + 'static) {
+        self.desk.watch(&self.link, self.id, move || {
+            if catch_unwind(AssertUnwindSafe(call)).is_err() {
+                log::error!("a callback for a cancelled request panicked");
+            }
+        });
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        let (code, reason) = match std::thread::panicking() {
+            true => (FailureCode::HandlerFailed, ""),
+            false => (FailureCode::Refused, NO_ANSWER),
+        };
+        self.desk.fail(&self.link, self.id, code, reason);
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Responder({:?} of {})", self.id, self.peer().short())
+    }
+}
+
+/// A request that was sent: await its answer in any executor, wait for it, or look whether it is there. It always has an
+/// outcome by its deadline. Dropped before, it is called off, and the peer is told.
+#[must_use = "a request is called off when this is dropped"]
+pub struct Requested {
+    pending: Pending<Reply, RequestError>,
+    open: Open,
+}
+
+/// Calls a request off when it is dropped.
+struct Open(Option<(Arc<Desk>, OpenRequest)>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some((desk, request)) = self.0.take() {
+            desk.give_up(request);
+        }
+    }
+}
+
+impl Requested {
+    /// Waits for the answer.
+    pub fn wait(self) -> Result<Body, RequestError> {
+        let Requested { pending, mut open } = self;
+        let outcome = pending.wait();
+        open.close_after(&outcome);
+        outcome.map(Body)
+    }
+
+    /// Waits for the answer at most for `timeout`, and then calls the request off.
+    pub fn wait_for(self, timeout: Duration) -> Result<Body, RequestError> {
+        let Requested { pending, mut open } = self;
+        let outcome = pending.wait_for(timeout);
+        open.close_after(&outcome);
+        outcome.map(Body)
+    }
+
+    /// The answer if it is there already; it is given out once.
+    pub fn try_take(&mut self) -> Option<Result<Body, RequestError>> {
+        let outcome = self.pending.try_take()?;
+        self.open.close_after(&outcome);
+        Some(outcome.map(Body))
+    }
+}
+
+impl Open {
+    /// What has its outcome need not be called off. Giving up the wait is none.
+    fn close_after(&mut self, outcome: &Result<Reply, RequestError>) {
+        if !matches!(
+            outcome,
+            Err(RequestError::TimedOut | RequestError::OnCoreThread)
+        ) {
+            self.0 = None;
+        }
+    }
+}
+
+impl Future for Requested {
+    type Output = Result<Body, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let outcome = Pin::new(&mut self.pending).poll(task);
+        outcome.map(|outcome| {
+            self.open.close_after(&outcome);
+            outcome.map(Body)
+        })
+    }
+}
+
+impl fmt::Debug for Requested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Requested")
+    }
+}
+
+impl Hub {
+    fn request(
+        self: &Arc<Hub>,
+        peer: &PeerId,
+        kind: Kind,
+        name: &str,
+        timeout: Duration,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), SendError>,
+    ) -> Requested {
+        let asked = with_scratch(|scratch| {
+            begin_request(scratch, kind, name)?;
+            write(scratch)?;
+            let link = self.link_to(peer)?;
+            self.desk.ask(&link, timeout, scratch)
+        });
+        match asked {
+            Ok((request, answer)) => Requested {
+                pending: Pending::asked(self, answer),
+                open: Open(Some((self.desk.clone(), request))),
+            },
+            Err(error) => Requested {
+                pending: Pending::known(self, Err(error)),
+                open: Open(None),
+            },
+        }
+    }
+}
+
+impl Node {
+    /// Asks a peer for `name`, of 1 to 128 bytes, with a JSON value, and gives what the peer answers. `timeout` is the time
+    /// for all of it, between a millisecond and an hour; shorter and longer ones are brought there.
+    ///
+    /// A request keeps its place among the messages to the same peer. At most 256 may be open to one peer and 4,096 to all.
+    pub fn request<T: Serialize + ?Sized>(
+        &self,
+        peer: &PeerId,
+        name: &str,
+        value: &T,
+        timeout: Duration,
+    ) -> Requested {
+        self.hub().request(peer, Kind::Json, name, timeout, |out| {
+            write_json(out, value)
+        })
+    }
+
+    /// Asks with a body of any kind, otherwise like [`Node::request`].
+    pub fn request_with(
+        &self,
+        peer: &PeerId,
+        name: &str,
+        body: &Body,
+        timeout: Duration,
+    ) -> Requested {
+        self.hub().request(peer, body.0.kind, name, timeout, |out| {
+            out.extend_from_slice(&body.0.body);
+            Ok(())
+        })
+    }
+
+    /// Answers requests for `name` with what `handler` returns. Of several handlers of one name the one that was added last
+    /// answers. One that panics fails its request, and the asker is told.
+    pub fn on_request(
+        &self,
+        name: &str,
+        handler: impl Fn(&Request<'_>) -> Result<Body, Refusal> + Send + Sync + 'static,
+    ) -> Registration {
+        self.on_request_later(name, move |request, responder| match handler(request) {
+            Ok(body) => note(responder.reply(&body)),
+            Err(refusal) => responder.refuse(refusal),
+        })
+    }
+
+    /// Answers requests for `name` whose body is the JSON of a `T` with the JSON of an `R`. Other bodies are refused.
+    pub fn on_request_typed<T: DeserializeOwned, R: Serialize>(
+        &self,
+        name: &str,
+        handler: impl Fn(&PeerId, T) -> Result<R, Refusal> + Send + Sync + 'static,
+    ) -> Registration {
+        self.on_request_later(name, move |request, responder| {
+            let value = request.parse().map_err(Refusal::from);
+            match value.and_then(|value| handler(request.peer(), value)) {
+                Ok(value) => note(responder.reply_json(&value)),
+                Err(refusal) => responder.refuse(refusal),
+            }
+        })
+    }
+
+    /// Hands requests for `name` to `handler`, together with the duty to answer: now, or later from any thread.
+    pub fn on_request_later(
+        &self,
+        name: &str,
+        handler: impl Fn(&Request<'_>, Responder) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_request(name, handler);
+        self.registration(id)
+    }
+
+    /// Removes all handlers of requests for `name` and tells how many there were.
+    pub fn off_request(&self, name: &str) -> usize {
+        self.hub().handlers.remove_requests(name)
+    }
+}
+
+/// The asker has been told; the handler has returned and cannot be.
+fn note(sent: Result<(), SendError>) {
+    if let Err(error) = sent {
+        log::debug!("an answer was not sent: {error}");
+    }
+}
