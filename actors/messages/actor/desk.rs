@@ -22,8 +22,9 @@ use crate::identity::PeerId;
 /// Replies are taken while no more than this waits above the mark up to which messages and requests are: an answer that is
 /// there goes before a question that is not asked yet.
 const REPLY_ABOVE: usize = LINK_QUEUE_HIGH / 4;
-/// Failures and cancellations, which are small and as many as requests may be open, are taken up to here.
-const NOTICE_ABOVE: usize = LINK_QUEUE_HIGH / 2;
+/// Failures and cancellations are small, so they are taken even behind a message and a reply of the usual limit that were
+/// each taken whole just below their marks. Who does not read those either learns of its requests by their deadlines.
+const NOTICE_ABOVE: usize = LINK_QUEUE_HIGH + LINK_QUEUE_HIGH / 2;
 
 /// A body and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod events;
 mod handlers;
 mod lifecycle;
 mod pumping;
+mod requests;
 mod sending;
 
 use std::net::SocketAddr;
