@@ -77,6 +77,10 @@ pub struct NodeStats {
     pub panics: u64,
     /// State events that [`Node::on_event`](super::Node::on_event) did not get because too many waited.
     pub events_lost: u64,
+    /// Requests to peers that have no outcome yet.
+    pub requests_open: usize,
+    /// Requests of peers that have no answer yet.
+    pub requests_answering: usize,
     /// Bytes of messages that wait for a callback.
     pub queued_bytes: usize,
     /// Bytes that traffic makes the runtime hold; nodes that share a runtime share the figure.

@@ -432,7 +432,10 @@ impl Node {
     pub fn stats(&self) -> NodeStats {
         let hub = self.hub();
         let tally = hub.tally();
+        let (requests_open, requests_answering) = hub.desk.open();
         NodeStats {
+            requests_open,
+            requests_answering,
             peers: hub.roster.len(),
             handled: tally.handled,
             unhandled: tally.unhandled,

@@ -11,4 +11,5 @@ mod intruders;
 mod lifetime;
 mod meeting;
 mod net;
+mod requests;
 mod simultaneous;

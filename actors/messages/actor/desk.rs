@@ -19,12 +19,12 @@ use super::super::message::{
 use crate::connection::{EncodeError, Kind, LINK_QUEUE_HIGH, Link, SendError, TYPE_NAME_MAX};
 use crate::identity::PeerId;
 
-/// Replies are taken while no more than this waits above the mark up to which messages and requests are: an answer that is
-/// there goes before a question that is not asked yet.
-const REPLY_ABOVE: usize = LINK_QUEUE_HIGH / 4;
-/// Failures and cancellations are small, so they are taken even behind a message and a reply of the usual limit that were
-/// each taken whole just below their marks. Who does not read those either learns of its requests by their deadlines.
-const NOTICE_ABOVE: usize = LINK_QUEUE_HIGH + LINK_QUEUE_HIGH / 2;
+/// Replies are taken while no more than this waits above the mark up to which messages and requests are. Whoever sends
+/// messages can wait for room, but the answer is there when it is there, and an honest asker may have asked for much at once.
+const REPLY_ABOVE: usize = 4 * LINK_QUEUE_HIGH;
+/// Failures and cancellations are small, so they are taken even behind a reply of the usual limit that was taken whole just
+/// below its mark. Who does not read those either learns of its requests by their deadlines.
+const NOTICE_ABOVE: usize = REPLY_ABOVE + LINK_QUEUE_HIGH + LINK_QUEUE_HIGH / 2;
 
 /// A body and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

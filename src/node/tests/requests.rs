@@ -463,7 +463,7 @@ fn an_answer_that_cannot_be_sent_becomes_a_failure() {
     fixture.node.on_request_later("slow", move |_, responder| {
         sender.lock().unwrap().send(responder).unwrap();
     });
-    for id in 0..3 {
+    for id in 0..6 {
         say(&fixture, &link, &request(id, "slow", "1"));
     }
     fixture.node.pump(Duration::ZERO);
@@ -474,11 +474,13 @@ fn an_answer_that_cannot_be_sent_becomes_a_failure() {
     // Messages fill the queue up to its mark; an answer goes before what is not asked yet, within bounds.
     let outgoing = fixture.node.outgoing(link.peer()).unwrap();
     while outgoing.send_bytes(&[0; 10_000]).is_ok() {}
-    next().reply(&Body::bytes(vec![0; 1 << 20])).unwrap();
+    for _ in 0..4 {
+        next().reply(&Body::bytes(vec![0; 1 << 20])).unwrap();
+    }
     assert_eq!(next().reply(&Body::text("x")).unwrap_err().kind(), "full");
     let failures = take(&link);
     let end = failures.as_bytes().split_last_chunk::<6>().unwrap().1;
-    assert_eq!(*end, [2, 0, 0, 0, 2, FailureCode::Busy.number()]);
+    assert_eq!(*end, [2, 0, 0, 0, 5, FailureCode::Busy.number()]);
 }
 
 #[test]
