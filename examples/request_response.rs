@@ -20,7 +20,7 @@ struct Reading {
     celsius: f64,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let service = serve()?;
     let client = Node::builder().protocol("weather", "1.0").start()?;
     let peer = client

@@ -11,6 +11,7 @@ mod command;
 mod error;
 mod line;
 mod output;
+pub mod requests;
 
 pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};

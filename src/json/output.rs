@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use crate::json::command::RequestId;
+use crate::json::command::{RequestId, joined, total};
 use crate::json::error::RequestError;
+use crate::json::requests;
 use crate::terminal::is_harmful;
 
 /// The answer to a request.
@@ -75,6 +76,8 @@ pub enum Answer<'a> {
         /// The figures.
         stats: Value,
     },
+    /// To `request`.
+    Request(requests::Answer<'a>),
 }
 
 /// A connected peer.
@@ -185,7 +188,7 @@ pub enum Event<'a> {
 }
 
 /// The members of an event, as `docs/json.md` lists them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct EventShape {
     /// The value of `event`.
     pub name: &'static str,
@@ -193,8 +196,13 @@ pub struct EventShape {
     pub members: &'static [&'static str],
 }
 
+/// The lists that [`EVENTS`] is made of, one for each file.
+const LISTS: &[&[EventShape]] = &[BASE, requests::EVENTS];
+
 /// Every event.
-pub const EVENTS: &[EventShape] = &[
+pub const EVENTS: &[EventShape] = &joined::<_, { total(LISTS) }>(LISTS);
+
+const BASE: &[EventShape] = &[
     EventShape {
         name: "ready",
         members: &["peer_id", "listen", "protocol", "version"],
@@ -345,8 +353,8 @@ mod tests {
             Event::Lost { count: 3 },
             Event::Stopped { reason },
         ];
-        assert_eq!(events.len(), EVENTS.len());
-        for (event, shape) in events.iter().zip(EVENTS) {
+        assert_eq!(events.len(), BASE.len());
+        for (event, shape) in events.iter().zip(BASE) {
             let line = text(event);
             let begin = format!("{{\"event\":\"{}\"", shape.name);
             assert!(line.starts_with(&begin), "{line}");

@@ -225,6 +225,19 @@ impl Program {
         self.errors.try_iter().collect()
     }
 
+    /// The next line of stderr that contains a text.
+    #[track_caller]
+    pub(crate) fn error_with(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.errors.recv_timeout(LONG) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line of stderr has {text:?}: {seen:#?}");
+    }
+
     /// All of stderr, once it has ended.
     pub(crate) fn errors(&self) -> String {
         let mut all = String::new();

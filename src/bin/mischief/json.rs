@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use mischief::json::{
-    Answer, Command, Event, Line, LineReader, PeerEntry, Reply, Request, RequestError, RequestId,
-    parse, to_line,
+    Answer, Command, ErrorKind, Event, Line, LineReader, PeerEntry, Reply, Request, RequestError,
+    RequestId, parse, requests, to_line,
 };
 use mischief::{
-    Broadcast, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo, Sent,
+    Broadcast, Kind, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo, Sent,
 };
+use serde_json::Value;
 
 use crate::args::NodeArgs;
 use crate::failure::Failure;
@@ -19,6 +20,7 @@ use crate::logger;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
 use crate::pending::Pending;
+use crate::requests::{Desk, Tell};
 
 pub(crate) const FRONT: Front = Front {
     lost_line: |count| to_line(&Event::Lost { count }),
@@ -113,6 +115,7 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
     let input = Input {
         session: session.clone(),
         pending: Arc::new(Pending::default()),
+        requests: Desk::new(Teller(session.output.clone())),
     };
     if args.exit_on_eof {
         // The commands wait for the connections of the command line: the end may come right after them.
@@ -132,6 +135,27 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
 struct Input {
     session: Session,
     pending: Arc<Pending>,
+    requests: Desk<Teller>,
+}
+
+/// Writes what happens to requests of peers.
+struct Teller(Output);
+
+impl Tell for Teller {
+    fn asked(&self, request: u64, asked: &mischief::Request<'_>, data: &Value) {
+        let event = requests::Event::Request {
+            request,
+            peer: &asked.peer().to_string(),
+            kind: asked.name(),
+            data,
+        };
+        let _ = self.0.put(&to_line(&event));
+    }
+
+    fn cancelled(&self, request: u64) {
+        let event = requests::Event::RequestCancelled { request };
+        let _ = self.0.offer(&to_line(&event));
+    }
 }
 
 impl Input {
@@ -193,7 +217,68 @@ impl Input {
                 self.answer(&id, Ok(Answer::Done {}));
                 self.session.end(Cause::Asked);
             }
+            Ok(Command::Requests(command)) => self.about_requests(size, id, command),
         }
+    }
+
+    fn about_requests(&self, size: usize, id: RequestId, command: requests::Command) {
+        let result = match command {
+            requests::Command::Request {
+                peer,
+                kind,
+                data,
+                timeout,
+            } => return self.request(size, id, &peer, &kind, &data, timeout),
+            requests::Command::Handle { kind } => {
+                self.requests.handle(&self.session.node, kind);
+                Ok(())
+            }
+            requests::Command::Unhandle { kind } => self.requests.unhandle(&kind),
+            requests::Command::Reply { request, data } => self.requests.reply(request, &data),
+            requests::Command::Refuse { request, reason } => self.requests.refuse(request, &reason),
+        };
+        self.answer(&id, result.map(|()| Answer::Done {}));
+    }
+
+    fn request(
+        &self,
+        size: usize,
+        id: RequestId,
+        peer: &PeerIdPrefix,
+        kind: &str,
+        data: &Value,
+        timeout: Duration,
+    ) {
+        let node = &self.session.node;
+        let asked = match node::find_peer(node, peer) {
+            Ok(peer) => node.request(&peer, kind, data, timeout),
+            Err(error) => return self.answer(&id, Err(error)),
+        };
+        let output = self.session.output.clone();
+        self.wait(size, async move {
+            let body = match asked.await {
+                Ok(body) => body,
+                Err(error) => {
+                    let error = RequestError::of_kind(error.kind(), error);
+                    return answer(&output, &id, Err(error));
+                }
+            };
+            let data = match (body.kind(), body.as_text()) {
+                (Kind::Json, _) => body.to_json().map_err(|error| {
+                    let message = format!("the answer is no JSON: {error}");
+                    RequestError::new(ErrorKind::HandlerFailed, message)
+                }),
+                (_, Some(text)) => Ok(Value::from(text)),
+                _ => {
+                    let base64 = &BASE64.encode(body.as_bytes());
+                    let bytes = Answer::Request(requests::Answer::Bytes { base64 });
+                    return answer(&output, &id, Ok(bytes));
+                }
+            };
+            let data = data.as_ref().map_err(RequestError::clone);
+            let data = data.map(|data| Answer::Request(requests::Answer::Data { data }));
+            answer(&output, &id, data);
+        });
     }
 
     fn answer(&self, id: &RequestId, result: Result<Answer<'_>, RequestError>) {

@@ -12,6 +12,7 @@ mod logger;
 mod node;
 mod output;
 mod pending;
+mod requests;
 
 use std::process::ExitCode;
 

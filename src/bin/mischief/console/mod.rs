@@ -1,5 +1,6 @@
 //! The front for people: typed lines go out, what peers say and what happens comes in.
 
+mod requests;
 mod text;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use crate::failure::Failure;
 use crate::logger;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
+use crate::requests::Desk;
+use requests::{Teller, json_value, say_error};
 use text::{HELP, Style, Typed, bytes, peer_label, quoted, table, understand};
 
 /// The longest value of a peer that is shown whole, in characters.
@@ -155,6 +158,7 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
     let console = Console {
         session: session.clone(),
         style: style(),
+        requests: Desk::new(Teller::new(session)),
     };
     let is_typed = io::stdin().is_terminal();
     let ends_at_eof = args.exit_on_eof || is_typed;
@@ -175,6 +179,7 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
 struct Console {
     session: Session,
     style: Style,
+    requests: Desk<Teller>,
 }
 
 impl Console {
@@ -215,6 +220,14 @@ impl Console {
             Typed::Peers => self.list_peers(),
             Typed::Connect(addr) => self.connect(addr),
             Typed::Disconnect(peer) => self.disconnect(peer),
+            Typed::Request { peer, kind, data } => self.request(peer, kind, data),
+            Typed::Handle(kind) => self.handle(kind),
+            Typed::Unhandle(kind) => say_error(self.requests.unhandle(kind)),
+            Typed::Reply(number, data) => {
+                let replied = json_value(data).and_then(|data| self.requests.reply(number, &data));
+                say_error(replied);
+            }
+            Typed::Refuse(number, reason) => say_error(self.requests.refuse(number, reason)),
             Typed::Id => self.print(&format!("{}\n", node.id())),
             Typed::Help => self.print(&format!("{HELP}\n")),
             Typed::Quit => self.session.end(Cause::Asked),

@@ -12,6 +12,13 @@ Everything you type goes to all connected peers, except for these commands:
   /peers            who is connected
   /connect ADDR     connect to HOST:PORT
   /disconnect PEER  end a connection; PEER is an id or the beginning of one
+  /request PEER TYPE [JSON]
+                    ask a peer for something, with a value or without
+  /handle TYPE      take requests of a type; /unhandle TYPE takes them no more
+  /reply NUMBER [JSON]
+                    answer a request that was shown
+  /refuse NUMBER [REASON]
+                    refuse one
   /id               this node's id
   /help             this list
   /quit             end the node
@@ -25,6 +32,15 @@ pub(crate) enum Typed<'a> {
     Peers,
     Connect(&'a str),
     Disconnect(&'a str),
+    Request {
+        peer: &'a str,
+        kind: &'a str,
+        data: &'a str,
+    },
+    Handle(&'a str),
+    Unhandle(&'a str),
+    Reply(u64, &'a str),
+    Refuse(u64, &'a str),
     Id,
     Help,
     Quit,
@@ -56,6 +72,9 @@ pub(crate) fn understand(line: &str) -> Typed<'_> {
                 "/disconnect needs the id of a peer, or the beginning of one".into(),
             );
         }
+        "request" | "handle" | "unhandle" | "reply" | "refuse" => {
+            return about_requests(name, argument);
+        }
         "connect" => return Typed::Connect(argument),
         "disconnect" => return Typed::Disconnect(argument),
         "peers" => Typed::Peers,
@@ -72,6 +91,35 @@ pub(crate) fn understand(line: &str) -> Typed<'_> {
     match argument.is_empty() {
         true => typed,
         false => Typed::Wrong(format!("/{name} takes nothing after it")),
+    }
+}
+
+fn about_requests<'a>(name: &str, argument: &'a str) -> Typed<'a> {
+    let split = |text: &'a str| {
+        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        (word, rest.trim())
+    };
+    let (first, rest) = split(argument);
+    match name {
+        "request" => {
+            let (kind, data) = split(rest);
+            if kind.is_empty() {
+                let message = "/request needs the id of a peer and what to ask for";
+                return Typed::Wrong(message.into());
+            }
+            let peer = first;
+            Typed::Request { peer, kind, data }
+        }
+        "handle" | "unhandle" if first.is_empty() || !rest.is_empty() => {
+            Typed::Wrong(format!("/{name} needs one word: a type of requests"))
+        }
+        "handle" => Typed::Handle(first),
+        "unhandle" => Typed::Unhandle(first),
+        _ => match (first.parse(), name) {
+            (Ok(number), "reply") => Typed::Reply(number, rest),
+            (Ok(number), _) => Typed::Refuse(number, rest),
+            (Err(_), _) => Typed::Wrong(format!("/{name} needs the number of a request")),
+        },
     }
 }
 
@@ -184,6 +232,27 @@ mod tests {
             ("/peers", Typed::Peers),
             ("/connect  a:1 ", Typed::Connect("a:1")),
             ("/disconnect abc", Typed::Disconnect("abc")),
+            (
+                "/request abc  sum [1, 2] ",
+                Typed::Request {
+                    peer: "abc",
+                    kind: "sum",
+                    data: "[1, 2]",
+                },
+            ),
+            (
+                "/request abc sum",
+                Typed::Request {
+                    peer: "abc",
+                    kind: "sum",
+                    data: "",
+                },
+            ),
+            ("/handle sum", Typed::Handle("sum")),
+            ("/unhandle sum", Typed::Unhandle("sum")),
+            ("/reply 7 [1, 2]", Typed::Reply(7, "[1, 2]")),
+            ("/refuse 7", Typed::Refuse(7, "")),
+            ("/refuse 7 not now", Typed::Refuse(7, "not now")),
             ("/id", Typed::Id),
             ("/help", Typed::Help),
             ("/quit", Typed::Quit),
@@ -195,6 +264,11 @@ mod tests {
             ("/connect", "needs an address"),
             ("/disconnect  ", "needs the id"),
             ("/quit now", "takes nothing"),
+            ("/request abc", "needs the id of a peer and"),
+            ("/handle", "needs one word"),
+            ("/unhandle a b", "needs one word"),
+            ("/reply x 1", "needs the number"),
+            ("/refuse", "needs the number"),
             ("/", "no command /"),
             ("/\u{1b}[2J", r"no command /\u{1b}[2J"),
         ] {
