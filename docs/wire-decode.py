@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 PREFACE_BYTES = 44
 KINDS = ["json", "text", "bytes"]
 CLASSES = {0x10: "application", 0x20: "gossip"}
+REQUESTS_CHANNEL = 1
 SHOW = False
 
 
@@ -215,6 +216,23 @@ def read_hello(payload, sender, signed_hash, noise, preface, peer_id):
     return hello
 
 
+def read_request(reader):
+    """A message about a request, on its channel."""
+    op, number = reader.number(1), reader.number(4)
+    if op == 0:
+        timeout, kind, name_bytes = reader.number(4), reader.number(1), reader.number(1)
+        check(1 <= name_bytes <= 128, "a request has a name of 1 to 128 bytes")
+        name = reader.take(name_bytes).decode()
+        request = {"request": number, "timeout_ms": timeout, "name": name}
+        return {**request, "kind": KINDS[kind], "body": shown_body(reader.rest())}
+    if op == 1:
+        return {"reply": number, "kind": KINDS[reader.number(1)], "body": shown_body(reader.rest())}
+    if op == 2:
+        return {"failure": number, "code": reader.number(1), "reason": reader.rest().decode()}
+    check(op == 3 and reader.is_empty(), "a cancellation is left, and it is only a number")
+    return {"cancel": number}
+
+
 class Direction:
     """The frames of one side: opened, taken apart, put together."""
 
@@ -291,6 +309,9 @@ class Direction:
     def deliver(self, base, kind, label, body):
         if kind == 3:
             check(len(label) == 1, "a channel is one byte")
+            if base == 0x10 and label[0] == REQUESTS_CHANNEL:
+                self.received.append(read_request(Reader(body)))
+                return
             self.received.append({"channel": label[0], "class": CLASSES[base], "body": shown_body(body)})
         else:
             check(base == 0x10, "only the application's messages have names")
