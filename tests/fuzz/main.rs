@@ -6,6 +6,7 @@
 
 mod connection;
 mod json_line;
+mod requests;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,6 +49,11 @@ fn frames() {
 #[test]
 fn records() {
     run("records", connection::records, RUNS_SLOW);
+}
+
+#[test]
+fn requests() {
+    run("requests", requests::requests, RUNS);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.
