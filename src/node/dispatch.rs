@@ -667,21 +667,25 @@ impl<'a> Run<'a> {
         self.snapshot.refresh(&self.hub.handlers);
         self.count += 1;
         match message.kind {
-            Kind::Bytes => self.bytes(peer, message.body),
-            Kind::Text => self.text(peer, message.body),
+            Kind::Bytes => self.bytes(peer, message.name, message.body),
+            Kind::Text => self.text(peer, message.name, message.body),
             Kind::Json => self.json(peer, message.name, message.body),
         }
     }
 
     #[inline]
-    fn bytes(&mut self, peer: &PeerId, bytes: &[u8]) {
+    fn bytes(&mut self, peer: &PeerId, name: &str, bytes: &[u8]) {
         let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        if table.bytes.is_empty() && table.any.is_empty() {
+        let of_type = match name.is_empty() {
+            true => &[],
+            false => table.bytes_as(name),
+        };
+        if of_type.is_empty() && table.bytes.is_empty() && table.any.is_empty() {
             self.tally.unhandled += 1;
             return;
         }
         self.tally.handled += 1;
-        for handler in &table.bytes {
+        for handler in of_type.iter().chain(&table.bytes) {
             let is_well = handlers.call(handler, |call| call(peer, bytes));
             self.tally.panics += u64::from(!is_well);
         }
@@ -690,9 +694,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn text(&mut self, peer: &PeerId, body: &[u8]) {
+    fn text(&mut self, peer: &PeerId, name: &str, body: &[u8]) {
         let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        if table.text.is_empty() && table.any.is_empty() {
+        let of_type = table.text_as(name);
+        if of_type.is_empty() && table.text.is_empty() && table.any.is_empty() {
             self.tally.unhandled += 1;
             return;
         }
@@ -701,7 +706,7 @@ impl<'a> Run<'a> {
             return;
         };
         self.tally.handled += 1;
-        for handler in &table.text {
+        for handler in of_type.iter().chain(&table.text) {
             let is_well = handlers.call(handler, |call| call(peer, text));
             self.tally.panics += u64::from(!is_well);
         }

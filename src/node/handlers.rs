@@ -117,6 +117,9 @@ pub(crate) struct Table {
     json: Vec<(Arc<str>, List<OnJson>)>,
     pub(crate) text: List<OnText>,
     pub(crate) bytes: List<OnBytes>,
+    /// Of texts and bytes with a type, sorted by it.
+    text_as: Vec<(Arc<str>, List<OnText>)>,
+    bytes_as: Vec<(Arc<str>, List<OnBytes>)>,
     pub(crate) any: List<OnAny>,
     pub(crate) event: List<OnEvent>,
     /// Sorted by name.
@@ -146,6 +149,16 @@ impl Table {
         place(&self.json, name)
     }
 
+    /// The handlers of a type of texts.
+    pub(crate) fn text_as(&self, name: &str) -> &[Arc<Handler<OnText>>] {
+        place(&self.text_as, name).map_or(&[], |found| &self.text_as[found].1)
+    }
+
+    /// The handlers of a type of bytes.
+    pub(crate) fn bytes_as(&self, name: &str) -> &[Arc<Handler<OnBytes>>] {
+        place(&self.bytes_as, name).map_or(&[], |found| &self.bytes_as[found].1)
+    }
+
     /// Who answers requests for a name: the handler that was added last.
     pub(crate) fn request(&self, name: &str) -> Option<&Handler<OnRequest>> {
         let found = place(&self.requests, name).ok()?;
@@ -156,6 +169,8 @@ impl Table {
         !(self.json.is_empty()
             && self.text.is_empty()
             && self.bytes.is_empty()
+            && self.text_as.is_empty()
+            && self.bytes_as.is_empty()
             && self.any.is_empty())
     }
 
@@ -165,14 +180,16 @@ impl Table {
                 list.remove(place).is_off.store(true, Ordering::Relaxed);
             }
         }
-        self.json.retain_mut(|(_, list)| {
-            without(list, id);
-            !list.is_empty()
-        });
-        self.requests.retain_mut(|(_, list)| {
-            without(list, id);
-            !list.is_empty()
-        });
+        fn without_named<F: ?Sized>(lists: &mut Vec<(Arc<str>, List<F>)>, id: HandlerId) {
+            lists.retain_mut(|(_, list)| {
+                without(list, id);
+                !list.is_empty()
+            });
+        }
+        without_named(&mut self.json, id);
+        without_named(&mut self.text_as, id);
+        without_named(&mut self.bytes_as, id);
+        without_named(&mut self.requests, id);
         without(&mut self.text, id);
         without(&mut self.bytes, id);
         without(&mut self.any, id);
@@ -295,6 +312,26 @@ impl Handlers {
         self.add(|table, id| table.bytes.push(new_handler(id, is_once, call)))
     }
 
+    /// Adds a handler of texts of a type.
+    pub(crate) fn add_text_as(
+        &self,
+        name: &str,
+        is_once: bool,
+        call: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> HandlerId {
+        self.add(|table, id| add_named(&mut table.text_as, name, new_handler(id, is_once, call)))
+    }
+
+    /// Adds a handler of bytes of a type.
+    pub(crate) fn add_bytes_as(
+        &self,
+        name: &str,
+        is_once: bool,
+        call: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> HandlerId {
+        self.add(|table, id| add_named(&mut table.bytes_as, name, new_handler(id, is_once, call)))
+    }
+
     pub(crate) fn add_any(
         &self,
         call: impl Fn(&PeerId, &Message<'_>) + Send + Sync + 'static,
@@ -310,9 +347,13 @@ impl Handlers {
         self.change(|table, _| table.remove(id));
     }
 
-    /// Removes all handlers of a type of JSON messages and tells how many there were.
-    pub(crate) fn remove_json(&self, name: &str) -> usize {
-        self.change(|table, _| remove_named(&mut table.json, name))
+    /// Removes all handlers of a type of messages and tells how many there were.
+    pub(crate) fn remove_named(&self, name: &str) -> usize {
+        self.change(|table, _| {
+            remove_named(&mut table.json, name)
+                + remove_named(&mut table.text_as, name)
+                + remove_named(&mut table.bytes_as, name)
+        })
     }
 
     /// Removes everything, and with it what the handlers hold on to.

@@ -61,7 +61,7 @@ pub use info::{NodeStats, PeerInfo};
 pub use mischief_actors::messages::{RequestError, RequestLimits};
 pub use mischief_actors::peers::Direction;
 pub use outgoing::{JSON_DEPTH_MAX, Outgoing};
-pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
+pub use pending::{Broadcast, Connecting, Delivered, Each, EachResult, Pending, Sent};
 pub use requests::{BadBody, Body, Refusal, Request, Requested, Responder};
 
 use dispatch::Hub;
@@ -274,6 +274,16 @@ impl Node {
         self.hub().send(peer, Kind::Bytes, "", bytes)
     }
 
+    /// Sends a text under a type of up to 128 bytes.
+    pub fn send_text_as(&self, peer: &PeerId, kind: &str, text: &str) -> Sent {
+        self.hub().send(peer, Kind::Text, kind, text.as_bytes())
+    }
+
+    /// Sends bytes under a type of up to 128 bytes.
+    pub fn send_bytes_as(&self, peer: &PeerId, kind: &str, bytes: &[u8]) -> Sent {
+        self.hub().send(peer, Kind::Bytes, kind, bytes)
+    }
+
     /// Sends bytes that are shared instead of copied; see [`Outgoing::send_shared`].
     pub fn send_shared(&self, peer: &PeerId, bytes: &Arc<[u8]>) -> Sent {
         self.hub().send_shared(peer, bytes)
@@ -292,6 +302,27 @@ impl Node {
     /// Sends bytes to every connected peer.
     pub fn broadcast_bytes(&self, bytes: &[u8]) -> Broadcast {
         self.hub().broadcast(Kind::Bytes, "", bytes)
+    }
+
+    /// Sends a JSON value to each of these peers; to those that are not connected it fails. [`Broadcast::each`] tells the
+    /// fate for each of them.
+    pub fn send_to<T: Serialize + ?Sized>(
+        &self,
+        peers: &[PeerId],
+        kind: &str,
+        value: &T,
+    ) -> Broadcast {
+        self.hub().send_json_to(peers, kind, value)
+    }
+
+    /// Sends a text to each of these peers, as [`Node::send_to`] does.
+    pub fn send_text_to(&self, peers: &[PeerId], text: &str) -> Broadcast {
+        self.hub().send_to(peers, Kind::Text, "", text.as_bytes())
+    }
+
+    /// Sends bytes to each of these peers, as [`Node::send_to`] does.
+    pub fn send_bytes_to(&self, peers: &[PeerId], bytes: &[u8]) -> Broadcast {
+        self.hub().send_to(peers, Kind::Bytes, "", bytes)
     }
 
     /// The way to one connected peer, for sending much.
@@ -344,12 +375,53 @@ impl Node {
         self.registration(id)
     }
 
-    /// Removes all handlers of a type of JSON messages and tells how many there were.
-    pub fn off(&self, kind: &str) -> usize {
-        self.hub().handlers.remove_json(kind)
+    /// Calls `handler` with every text that was sent under a type.
+    pub fn on_text_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text_as(kind, false, handler);
+        self.registration(id)
     }
 
-    /// Calls `handler` with every text.
+    /// Calls `handler` with the next text that was sent under a type, and then no more.
+    pub fn once_text_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text_as(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with all bytes that were sent under a type.
+    pub fn on_bytes_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes_as(kind, false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next bytes that were sent under a type, and then no more.
+    pub fn once_bytes_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes_as(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Removes all handlers of a type of messages and tells how many there were. Those that take every text, all bytes, or
+    /// everything stay, and so do those of requests.
+    pub fn off(&self, kind: &str) -> usize {
+        self.hub().handlers.remove_named(kind)
+    }
+
+    /// Calls `handler` with every text, under whatever type it was sent, after the handlers of the type.
     pub fn on_text(&self, handler: impl Fn(&PeerId, &str) + Send + Sync + 'static) -> Registration {
         let id = self.hub().handlers.add_text(false, handler);
         self.registration(id)
@@ -364,7 +436,7 @@ impl Node {
         self.registration(id)
     }
 
-    /// Calls `handler` with every message of bytes.
+    /// Calls `handler` with every message of bytes, under whatever type it was sent, after the handlers of the type.
     pub fn on_bytes(
         &self,
         handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,

@@ -174,13 +174,57 @@ impl Hub {
         Sent::new(self, fate)
     }
 
-    /// Sends a message to every connected peer. A large body is copied once for all of them.
+    /// Sends a message to every connected peer.
     pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
         let links = self.roster.links();
-        let mut fates = Vec::with_capacity(links.len());
-        let is_shared = links.len() > 1 && body.len() > RECORD_BYTES_MAX;
+        let ways = links.into_iter().map(|link| (*link.peer(), Ok(link)));
+        self.send_to_all(ways.collect(), kind, name, body)
+    }
+
+    /// Sends a message to each of these peers.
+    pub(crate) fn send_to(
+        self: &Arc<Hub>,
+        peers: &[PeerId],
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Broadcast {
+        let ways = peers.iter().map(|peer| (*peer, self.link_to(peer)));
+        self.send_to_all(ways.collect(), kind, name, body)
+    }
+
+    /// Sends a JSON value to each of these peers.
+    pub(crate) fn send_json_to<T: Serialize + ?Sized>(
+        self: &Arc<Hub>,
+        peers: &[PeerId],
+        kind: &str,
+        value: &T,
+    ) -> Broadcast {
+        let sent = with_json(value, |body| {
+            Ok(self.send_to(peers, Kind::Json, kind, body))
+        });
+        sent.unwrap_or_else(|error| Broadcast::refused(self, error))
+    }
+
+    /// A large body is copied once for all of them.
+    fn send_to_all(
+        self: &Arc<Hub>,
+        ways: Vec<(PeerId, Result<Arc<Link>, SendError>)>,
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Broadcast {
+        let mut fates = Vec::with_capacity(ways.len());
+        let is_shared = ways.len() > 1 && body.len() > RECORD_BYTES_MAX;
         let shared: Option<Arc<[u8]>> = is_shared.then(|| Arc::from(body));
-        for link in links {
+        for (peer, link) in ways {
+            let link = match link {
+                Ok(link) => link,
+                Err(error) => {
+                    fates.push((peer, connection::Sent::over(Err(error))));
+                    continue;
+                }
+            };
             let queued = match &shared {
                 Some(shared) => link.queue_shared(&self.handle, kind, name, shared),
                 None => queue(self, &link, kind, name, body),
@@ -189,7 +233,7 @@ impl Hub {
                 // The others would say the same.
                 return Broadcast::refused(self, error);
             }
-            fates.push(self.fate(link, queued));
+            fates.push((peer, self.fate(link, queued)));
         }
         Broadcast::new(self, fates)
     }

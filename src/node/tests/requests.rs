@@ -537,3 +537,78 @@ fn texts_and_bytes_can_be_awaited_once() {
     fixture.node.pump(Duration::ZERO);
     assert_eq!(count.load(Ordering::Relaxed), 101);
 }
+
+#[test]
+fn texts_and_bytes_of_a_type_find_its_handlers_and_those_of_all() {
+    let fixture = Fixture::new(Callbacks::Pump);
+    let link = fixture.connect(1);
+    let (seen, log) = mpsc::channel();
+    let note = |what: &'static str| {
+        let seen = Mutex::new(seen.clone());
+        move |body: String| seen.lock().unwrap().send(format!("{what} {body}")).unwrap()
+    };
+    let node = &fixture.node;
+    let (a, b, c) = (note("text a"), note("once a"), note("text"));
+    node.on_text_as("a", move |_, text| a(text.to_owned()));
+    node.once_text_as("a", move |_, text| b(text.to_owned()));
+    node.on_text(move |_, text| c(text.to_owned()));
+    let (a, b) = (note("bytes a"), note("once a"));
+    node.on_bytes_as("a", move |_, bytes| a(format!("{bytes:?}")));
+    node.once_bytes_as("a", move |_, bytes| b(format!("{bytes:?}")));
+    let receive = |kind, name: &str, body: &[u8]| {
+        fixture.receive(&link, &[(kind, name, body)]);
+        node.pump(Duration::ZERO);
+        log.try_iter().collect::<Vec<_>>()
+    };
+    let want = ["text a x", "once a x", "text x"];
+    assert_eq!(receive(Kind::Text, "a", b"x"), want);
+    assert_eq!(receive(Kind::Text, "a", b"x"), ["text a x", "text x"]);
+    assert_eq!(receive(Kind::Text, "b", b"x"), ["text x"]);
+    assert_eq!(receive(Kind::Text, "", b"x"), ["text x"]);
+    let want = ["bytes a [1]", "once a [1]"];
+    assert_eq!(receive(Kind::Bytes, "a", &[1]), want);
+    assert_eq!(receive(Kind::Bytes, "a", &[1]), ["bytes a [1]"]);
+    assert!(receive(Kind::Bytes, "b", &[1]).is_empty());
+    assert!(receive(Kind::Bytes, "", &[1]).is_empty());
+    assert_eq!(node.stats().unhandled, 2);
+    assert_eq!(node.off("a"), 2);
+    assert_eq!(receive(Kind::Text, "a", b"x"), ["text x"]);
+    drop(node.send_text_as(link.peer(), "a", "t"));
+    drop(node.send_bytes_as(link.peer(), "b", &[7]));
+    let sent = take(&link);
+    let sent: Vec<_> = Records::new(sent.as_bytes())
+        .map(|message| (message.kind, message.name.to_owned()))
+        .collect();
+    assert_eq!(sent, [(Kind::Text, "a".into()), (Kind::Bytes, "b".into())]);
+}
+
+#[test]
+fn a_message_to_a_list_tells_its_fate_for_each_peer() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let node = &fixture.node;
+    let links: Vec<_> = (1..=4).map(|number| fixture.connect(number)).collect();
+    let outgoing = node.outgoing(links[2].peer()).unwrap();
+    while outgoing.send_bytes(&[0; 10_000]).is_ok() {}
+    let list = [4, 9, 3, 1].map(peer);
+    let sent = node.send_to(&list, "t", &json!(1));
+    take(&links[0]);
+    links[0].mark_sent(0);
+    links[3].close(Arc::from("it went"));
+    let each = sent.each().wait().unwrap();
+    let kinds: Vec<_> = each
+        .iter()
+        .map(|(peer, result)| (*peer, result.as_ref().copied().map_err(SendError::kind)))
+        .collect();
+    let want = [Err("gone"), Err("gone"), Err("full"), Ok(())];
+    assert_eq!(kinds, list.into_iter().zip(want).collect::<Vec<_>>());
+    assert!(take(&links[1]).is_empty());
+    // One that waits counts as timed out.
+    let sent = node.send_text_to(&list[3..], "x").each();
+    let each = sent.wait_for(NOT_YET).unwrap();
+    assert_eq!(each, [(peer(1), Err(SendError::TimedOut))]);
+    let sent = node.send_bytes_to(&list[..2], b"x").wait();
+    assert_eq!(sent, Ok(Delivered { sent: 0, failed: 2 }));
+    let long = "n".repeat(TYPE_NAME_MAX + 1);
+    let refused = node.send_to(&list, &long, &1).each().wait();
+    assert!(matches!(refused, Err(SendError::Encode(_))));
+}
