@@ -227,6 +227,36 @@ fn a_person_asks_and_answers_on_the_console() {
 }
 
 #[test]
+fn a_message_to_a_list_says_whom_it_did_not_reach() {
+    let (mut sender, mut first) = pair();
+    let mut second = Started::new(&["--listen", "127.0.0.1:0"]);
+    sender.connect(&mut second);
+    let (begin, whole) = (first.id[..12].to_owned(), second.id.clone());
+    let list = [&begin[..], &whole, "aaaaaaaaaaaa"];
+    for (command, event) in [
+        (json!({"cmd": "send", "type": "t", "data": 7}), "message"),
+        (json!({"cmd": "send_text", "text": "x"}), "text"),
+        (json!({"cmd": "send_bytes", "base64": "AP8="}), "bytes"),
+    ] {
+        let mut command = command;
+        command["peers"] = json!(list);
+        let answer = sender.program.ask_well(command.clone());
+        assert_eq!((&answer["sent"], &answer["failed"]), (&json!(2), &json!(1)));
+        let errors = answer["errors"].as_array().expect("a list");
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0]["peer"], list[2]);
+        assert_eq!(kind_of(&errors[0]), "gone");
+        for receiver in [&mut first, &mut second] {
+            let event = receiver.program.event(event);
+            assert_eq!(event["peer"], sender.id.as_str());
+        }
+        command["peers"] = json!([]);
+        let answer = sender.program.ask_well(command);
+        assert_eq!(answer["sent"], 0);
+    }
+}
+
+#[test]
 fn the_example_runs() {
     request_response::main().expect("it ends well");
 }

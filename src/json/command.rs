@@ -41,8 +41,8 @@ pub enum Command {
     },
     /// Send a typed JSON value.
     Send {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The type, 1 to 128 bytes.
         kind: String,
         /// The value.
@@ -50,15 +50,15 @@ pub enum Command {
     },
     /// Send a text.
     SendText {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The text.
         text: String,
     },
     /// Send bytes.
     SendBytes {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The bytes.
         bytes: Vec<u8>,
     },
@@ -68,6 +68,17 @@ pub enum Command {
     Shutdown,
     /// Something about requests.
     Requests(requests::Command),
+}
+
+/// For whom a message is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Receivers {
+    /// Every connected peer.
+    All,
+    /// One peer.
+    One(PeerIdPrefix),
+    /// Each of these peers.
+    Each(Vec<PeerIdPrefix>),
 }
 
 /// The members of a command, as `docs/json.md` lists them.
@@ -141,20 +152,20 @@ const BASE: &[CommandShape] = &[
     CommandShape {
         name: "send",
         required: &["type", "data"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
     CommandShape {
         name: "send_text",
         required: &["text"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
     CommandShape {
         name: "send_bytes",
         required: &["base64"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
     CommandShape {
         name: "stats",
@@ -322,16 +333,16 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
             peer: members.peer("peer")?,
         }),
         "send" => Ok(Command::Send {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             kind: members.message_type("type")?,
             data: members.value("data")?,
         }),
         "send_text" => Ok(Command::SendText {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             text: members.text("text")?,
         }),
         "send_bytes" => Ok(Command::SendBytes {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             bytes: members.base64("base64")?,
         }),
         "stats" => Ok(Command::Stats),
@@ -432,9 +443,27 @@ impl Members {
         P: FromStr<Err = ParsePeerIdError>,
     {
         let text = self.text(name)?;
-        text.parse().map_err(|error| {
-            RequestError::bad_request(format!("`{name}` {} is no peer: {error}", quoted(&text)))
-        })
+        read_peer(name, &text)
+    }
+
+    /// One peer, or a list of them, or all.
+    fn receivers(&mut self) -> Result<Receivers, RequestError> {
+        let one = self.peer_if_present("peer")?;
+        let list = match self.members.remove("peers") {
+            None => return Ok(one.map_or(Receivers::All, Receivers::One)),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(wrong_type("peers", "an array", &other)),
+        };
+        if one.is_some() {
+            let message = "`peer` and `peers` do not go together";
+            return Err(RequestError::bad_request(message));
+        }
+        let read = |peer: Value| match peer {
+            Value::String(text) => read_peer("peers", &text),
+            other => Err(wrong_type("peers", "an array of texts", &other)),
+        };
+        let peers: Result<_, _> = list.into_iter().map(read).collect();
+        peers.map(Receivers::Each)
     }
 
     /// A member that is `null` is not taken for an absent one: a program that has no peer in hand must not reach all.
@@ -447,6 +476,15 @@ impl Members {
             false => Ok(None),
         }
     }
+}
+
+fn read_peer<P>(name: &str, text: &str) -> Result<P, RequestError>
+where
+    P: FromStr<Err = ParsePeerIdError>,
+{
+    text.parse().map_err(|error| {
+        RequestError::bad_request(format!("`{name}` {} is no peer: {error}", quoted(text)))
+    })
 }
 
 fn wrong_type(name: &str, wanted: &str, found: &Value) -> RequestError {
@@ -533,7 +571,7 @@ mod tests {
         check(
             r#"{"cmd":"send","type":"chat","data":{"text":[1,null]}}"#,
             Command::Send {
-                peer: None,
+                to: Receivers::All,
                 kind: "chat".into(),
                 data: json!({"text": [1, null]}),
             },
@@ -541,7 +579,7 @@ mod tests {
         check(
             r#"{"cmd":"send","peer":"abc","type":"chat","data":null}"#,
             Command::Send {
-                peer: Some(name("abc")),
+                to: Receivers::One(name("abc")),
                 kind: "chat".into(),
                 data: Value::Null,
             },
@@ -549,15 +587,22 @@ mod tests {
         check(
             r#"{"cmd":"send_text","peer":"abc","text":""}"#,
             Command::SendText {
-                peer: Some(name("abc")),
+                to: Receivers::One(name("abc")),
                 text: String::new(),
             },
         );
         check(
             r#"{"cmd":"send_bytes","base64":"AP8="}"#,
             Command::SendBytes {
-                peer: None,
+                to: Receivers::All,
                 bytes: vec![0, 255],
+            },
+        );
+        check(
+            r#"{"cmd":"send_text","peers":["abc","b"],"text":"x"}"#,
+            Command::SendText {
+                to: Receivers::Each(vec![name("abc"), name("b")]),
+                text: "x".into(),
             },
         );
         check(r#"{"cmd":"stats"}"#, Command::Stats);
@@ -573,7 +618,9 @@ mod tests {
             };
             let mut members: Vec<String> = vec![format!(r#""cmd":"{}""#, shape.name)];
             members.extend(shape.required.iter().map(member));
-            members.extend(shape.optional.iter().map(member));
+            // Of two that do not go together the first is enough here.
+            let optional = shape.optional.iter().filter(|name| **name != "peers");
+            members.extend(optional.map(member));
             let whole = format!("{{{}}}", members.join(","));
             assert!(parse_text(&whole).command.is_ok(), "{whole}");
             for missing in 0..shape.required.len() {
@@ -636,6 +683,22 @@ mod tests {
             (
                 r#"{"id":7,"cmd":"send_text","peer":null,"text":"a"}"#,
                 "`peer` must be a text, not null",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peer":"a","peers":["a"],"text":"a"}"#,
+                "`peer` and `peers` do not go together",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":"abc","text":"a"}"#,
+                "`peers` must be an array, not a text",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":["abc",1],"text":"a"}"#,
+                "`peers` must be an array of texts, not a number",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":["a b"],"text":"a"}"#,
+                "`peers` `a b` is no peer",
             ),
             (
                 r#"{"id":7,"cmd":"disconnect","peer":"a b"}"#,

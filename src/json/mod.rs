@@ -13,7 +13,7 @@ mod line;
 mod output;
 pub mod requests;
 
-pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
+pub use command::{COMMANDS, Command, CommandShape, Receivers, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
-pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, to_line};
+pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, SendFailure, to_line};

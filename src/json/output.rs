@@ -71,6 +71,15 @@ pub enum Answer<'a> {
         /// For how many it was not.
         failed: usize,
     },
+    /// To a message for a list of peers.
+    SentEach {
+        /// To how many it was handed.
+        sent: usize,
+        /// For how many it was not.
+        failed: usize,
+        /// Why not, for each of those.
+        errors: Vec<SendFailure>,
+    },
     /// To `stats`.
     Stats {
         /// The figures.
@@ -78,6 +87,15 @@ pub enum Answer<'a> {
     },
     /// To `request`.
     Request(requests::Answer<'a>),
+}
+
+/// Why a message was not handed to one peer of a list.
+#[derive(Debug, Serialize)]
+pub struct SendFailure {
+    /// The peer, as the command names it.
+    pub peer: String,
+    /// Why.
+    pub error: RequestError,
 }
 
 /// A connected peer.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use mischief::json::{
-    Answer, Command, ErrorKind, Event, Line, LineReader, PeerEntry, Reply, Request, RequestError,
-    RequestId, parse, requests, to_line,
+    Answer, Command, ErrorKind, Event, Line, LineReader, PeerEntry, Receivers, Reply, Request,
+    RequestError, RequestId, SendFailure, parse, requests, to_line,
 };
 use mischief::{
-    Broadcast, Kind, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo, Sent,
+    Broadcast, Kind, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo,
+    SendError, Sent,
 };
 use serde_json::Value;
 
@@ -187,27 +188,33 @@ impl Input {
             Ok(Command::Peers) => self.list_peers(size, id),
             Ok(Command::Connect { addr, peer_id }) => self.connect(size, id, addr, peer_id),
             Ok(Command::Disconnect { peer }) => self.disconnect(size, id, &peer),
-            Ok(Command::Send { peer, kind, data }) => self.send(
-                size,
-                id,
-                peer,
-                |peer| node.send(peer, &kind, &data),
-                || node.broadcast(&kind, &data),
-            ),
-            Ok(Command::SendText { peer, text }) => self.send(
-                size,
-                id,
-                peer,
-                |peer| node.send_text(peer, &text),
-                || node.broadcast_text(&text),
-            ),
-            Ok(Command::SendBytes { peer, bytes }) => self.send(
-                size,
-                id,
-                peer,
-                |peer| node.send_bytes(peer, &bytes),
-                || node.broadcast_bytes(&bytes),
-            ),
+            Ok(Command::Send { to, kind, data }) => match to {
+                Receivers::One(peer) => {
+                    self.send(size, id, &peer, |peer| node.send(peer, &kind, &data))
+                }
+                Receivers::Each(peers) => {
+                    self.send_each(size, id, &peers, |peers| node.send_to(peers, &kind, &data))
+                }
+                Receivers::All => self.broadcast(size, id, node.broadcast(&kind, &data)),
+            },
+            Ok(Command::SendText { to, text }) => match to {
+                Receivers::One(peer) => {
+                    self.send(size, id, &peer, |peer| node.send_text(peer, &text))
+                }
+                Receivers::Each(peers) => {
+                    self.send_each(size, id, &peers, |peers| node.send_text_to(peers, &text))
+                }
+                Receivers::All => self.broadcast(size, id, node.broadcast_text(&text)),
+            },
+            Ok(Command::SendBytes { to, bytes }) => match to {
+                Receivers::One(peer) => {
+                    self.send(size, id, &peer, |peer| node.send_bytes(peer, &bytes))
+                }
+                Receivers::Each(peers) => {
+                    self.send_each(size, id, &peers, |peers| node.send_bytes_to(peers, &bytes))
+                }
+                Receivers::All => self.broadcast(size, id, node.broadcast_bytes(&bytes)),
+            },
             Ok(Command::Stats) => {
                 let stats = serde_json::to_value(node.stats())
                     .expect("figures have text keys and go to memory");
@@ -333,30 +340,69 @@ impl Input {
         &self,
         size: usize,
         id: RequestId,
-        peer: Option<PeerIdPrefix>,
-        to_one: impl FnOnce(&PeerId) -> Sent,
-        to_all: impl FnOnce() -> Broadcast,
+        peer: &PeerIdPrefix,
+        send: impl FnOnce(&PeerId) -> Sent,
     ) {
-        let output = self.session.output.clone();
-        let Some(peer) = peer else {
-            let sending = to_all();
-            return self.wait(size, async move {
-                let result = sending.await.map(|delivered| Answer::Sent {
-                    sent: delivered.sent,
-                    failed: delivered.failed,
-                });
-                let result = result.map_err(|error| RequestError::of_kind(error.kind(), error));
-                answer(&output, &id, result);
-            });
-        };
-        let sending = match node::find_peer(&self.session.node, &peer) {
-            Ok(peer) => to_one(&peer),
+        let sending = match node::find_peer(&self.session.node, peer) {
+            Ok(peer) => send(&peer),
             Err(error) => return self.answer(&id, Err(error)),
         };
+        let output = self.session.output.clone();
         self.wait(size, async move {
             let result = sending.await.map(|()| Answer::Done {});
-            let result = result.map_err(|error| RequestError::of_kind(error.kind(), error));
-            answer(&output, &id, result);
+            answer(&output, &id, result.map_err(send_error));
+        });
+    }
+
+    fn broadcast(&self, size: usize, id: RequestId, sending: Broadcast) {
+        let output = self.session.output.clone();
+        self.wait(size, async move {
+            let result = sending.await.map(|delivered| Answer::Sent {
+                sent: delivered.sent,
+                failed: delivered.failed,
+            });
+            answer(&output, &id, result.map_err(send_error));
+        });
+    }
+
+    fn send_each(
+        &self,
+        size: usize,
+        id: RequestId,
+        peers: &[PeerIdPrefix],
+        send: impl FnOnce(&[PeerId]) -> Broadcast,
+    ) {
+        let (mut found, mut names, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for prefix in peers {
+            let peer = prefix.to_string();
+            match node::find_peer(&self.session.node, prefix) {
+                Ok(id) => {
+                    found.push(id);
+                    names.push(peer);
+                }
+                Err(error) => errors.push(SendFailure { peer, error }),
+            }
+        }
+        let sending = send(&found).each();
+        let output = self.session.output.clone();
+        self.wait(size, async move {
+            let each = match sending.await {
+                Ok(each) => each,
+                Err(error) => return answer(&output, &id, Err(send_error(error))),
+            };
+            let count = each.len() + errors.len();
+            for (peer, (_, result)) in names.into_iter().zip(each) {
+                if let Err(error) = result.map_err(send_error) {
+                    errors.push(SendFailure { peer, error });
+                }
+            }
+            let failed = errors.len();
+            let sent = Answer::SentEach {
+                sent: count - failed,
+                failed,
+                errors,
+            };
+            answer(&output, &id, Ok(sent));
         });
     }
 
@@ -371,6 +417,10 @@ impl Input {
 
 fn answer(output: &Output, id: &RequestId, result: Result<Answer<'_>, RequestError>) {
     let _ = output.put(&to_line(&Reply::new(id, result)));
+}
+
+fn send_error(error: SendError) -> RequestError {
+    RequestError::of_kind(error.kind(), error)
 }
 
 fn node_error(error: NodeError) -> RequestError {
