@@ -1,6 +1,7 @@
 //! What the swarm runs: whole nodes, or their actors, on simulated machines. `cargo test --test swarm` runs the small
 //! ones too.
 
+mod asking;
 mod bare;
 mod dials;
 mod disk;
@@ -28,6 +29,7 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(disk::Disks::SMALL),
         Box::new(reading::Reading::SMALL),
         Box::new(reunion::Reunion),
+        Box::new(asking::Asking::SMALL),
     ]
 }
 
@@ -38,5 +40,6 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(mesh::Mesh::LARGE),
         Box::new(hostile::Hostile::LARGE),
         Box::new(scale::Scale::LARGE),
+        Box::new(asking::Asking::LARGE),
     ]
 }
