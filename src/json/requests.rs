@@ -188,6 +188,9 @@ pub(super) const EVENTS: &[EventShape] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use mischief_actors::connection::EncodeError;
     use serde_json::json;
 
     use super::super::{Command as Any, ErrorKind, parse, to_line};
@@ -280,6 +283,31 @@ mod tests {
             ),
         ] {
             check_refused(line, want);
+        }
+    }
+
+    /// The library gives its errors names and this interface documents them: nothing else makes the two agree.
+    #[test]
+    fn every_name_that_the_library_gives_an_error_is_a_kind() {
+        let why = || Arc::from("why");
+        let errors = [
+            crate::RequestError::NoHandler,
+            crate::RequestError::Refused(why()),
+            crate::RequestError::HandlerFailed,
+            crate::RequestError::TimedOut,
+            crate::RequestError::Gone(why()),
+            crate::RequestError::TooLarge { size: 2, max: 1 },
+            crate::RequestError::ReplyTooLarge,
+            crate::RequestError::Busy,
+            crate::RequestError::Full,
+            crate::RequestError::Encode(EncodeError::Name(0)),
+            crate::RequestError::Encode(EncodeError::Body(0)),
+            crate::RequestError::BadBody(why()),
+            crate::RequestError::OnCoreThread,
+        ];
+        for error in errors {
+            let name = error.kind();
+            assert_eq!(RequestError::of_kind(name, "").kind.name(), name);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mischief::{Body, Outgoing, RequestError, Requested, Responder};
+use mischief::{Body, NodeEvent, Outgoing, RequestError, Requested, Responder};
 use mischief_reactor::Limits;
 use mischief_reactor::sim::LinkOptions;
 use serde_json::json;
@@ -295,5 +295,78 @@ fn every_request_has_one_outcome_while_connections_break() {
             let stats = machine.node.stats();
             assert_eq!((stats.requests_open, stats.requests_answering), (0, 0));
         }
+    });
+}
+
+#[test]
+fn a_request_may_come_as_soon_as_the_peer_is_announced_on_the_other_side() {
+    let test = "requests::a_request_may_come_as_soon_as_the_peer_is_announced_on_the_other_side";
+    each_seed(test, 1..20, |seed| {
+        let world = new_world(seed);
+        // Jobs and turns take a while, so that one side is announced long before the other.
+        world.set_turn_time(Duration::from_millis(seed % 4));
+        let machines = ["10.0.0.1", "10.0.0.2"].map(|addr| {
+            let build = |builder: mischief::NodeBuilder| {
+                builder.on_start(|node| {
+                    node.on_request("echo", |request| Ok(Body::bytes(request.as_bytes())));
+                })
+            };
+            Machine::with(&world, addr, 2, Limits::default(), build)
+        });
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        for machine in &machines {
+            let (weak, list) = (machine.node.downgrade(), asked.clone());
+            machine.node.on_event(move |event| {
+                let NodeEvent::PeerConnected { peer, .. } = event else {
+                    return;
+                };
+                let node = weak.upgrade().expect("it runs");
+                for size in [1, 30_000, 2] {
+                    let body = Body::bytes(vec![size as u8; size]);
+                    let request = node.request_with(peer, "echo", &body, 10 * SECOND);
+                    list.lock().unwrap().push((size, request));
+                }
+            });
+        }
+        machines[0].connect(&machines[1]);
+        world.run_for(2 * SECOND);
+        let mut asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), 6);
+        for (size, request) in asked.iter_mut() {
+            let answer = request.try_take().expect("there was time");
+            assert_eq!(answer.expect("it is answered").as_bytes().len(), *size);
+        }
+    });
+}
+
+#[test]
+fn requests_leave_nothing_behind() {
+    let test = "requests::requests_leave_nothing_behind";
+    each_seed(test, SEEDS, |seed| {
+        let world = new_world(seed);
+        let [a, b] = pair(&world);
+        let kept = keep_requests(&b);
+        world.run_for(120 * SECOND);
+        let idle = [a.footprint(), b.footprint()];
+        let mut open: Vec<Requested> = (0..100u32)
+            .map(|number| a.node.request(&b.id(), "slow", &number, 30 * SECOND))
+            .collect();
+        world
+            .run_until(|| kept.lock().unwrap().len() == 100, SECOND)
+            .expect("all arrive");
+        for (number, responder) in kept.lock().unwrap().drain(..).enumerate() {
+            match number % 4 {
+                0 => drop(responder),
+                1 => responder.refuse("no"),
+                2 => responder.reply_json(&number).unwrap(),
+                _ => responder.reply(&Body::bytes(vec![0; 5000])).unwrap(),
+            }
+        }
+        world.run_for(SECOND);
+        assert_eq!(outcomes(&mut open).len(), 100);
+        let no_handler = a.node.request(&b.id(), "none", &1, 600 * SECOND);
+        assert_eq!(no_handler.wait().unwrap_err(), RequestError::NoHandler);
+        world.run_for(120 * SECOND);
+        assert_eq!([a.footprint(), b.footprint()], idle);
     });
 }
