@@ -11,6 +11,7 @@
 //! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
 //! | `wiring.rs` | what the node asks of its actors, and what they tell it |
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
+//! | `run.rs` | calling them |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
 //! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
@@ -31,6 +32,7 @@ mod outgoing;
 mod pending;
 mod reachable;
 mod requests;
+mod run;
 #[cfg(test)]
 mod tests;
 mod wiring;

@@ -14,14 +14,18 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Has a message about requests come in; what it counts against the window.
 fn say(fixture: &Fixture, link: &Arc<Link>, message: &RequestMessage<'_>) -> usize {
-    let mut body = Vec::new();
-    message.encode(&mut body);
-    say_bytes(fixture, link, &body)
+    say_to(&fixture.hub, link, message)
 }
 
-fn say_bytes(fixture: &Fixture, link: &Arc<Link>, body: &[u8]) -> usize {
+fn say_to(hub: &Hub, link: &Arc<Link>, message: &RequestMessage<'_>) -> usize {
+    let mut body = Vec::new();
+    message.encode(&mut body);
+    say_bytes(hub, link, &body)
+}
+
+fn say_bytes(hub: &Hub, link: &Arc<Link>, body: &[u8]) -> usize {
     let credit = body.len() + 5;
-    fixture.hub.channel(
+    hub.channel(
         link,
         ChannelMessage {
             class: Class::Application,
@@ -448,7 +452,7 @@ fn a_flood_is_answered_as_busy_while_the_peer_reads_and_then_not_at_all() {
     // A number that is open already, and nonsense.
     say(&fixture, &link, &request(1, "slow", "1"));
     for bytes in [&b""[..], &[9; 5], &[0; 20], &[1, 0, 0, 0, 0, 7]] {
-        say_bytes(&fixture, &link, bytes);
+        say_bytes(&fixture.hub, &link, bytes);
     }
     assert_eq!(fixture.hub.desk.stats().repeated, 1);
     assert_eq!(fixture.node.pump(Duration::ZERO), 0);
@@ -611,4 +615,32 @@ fn a_message_to_a_list_tells_its_fate_for_each_peer() {
     let long = "n".repeat(TYPE_NAME_MAX + 1);
     let refused = node.send_to(&list, &long, &1).each().wait();
     assert!(matches!(refused, Err(SendError::Encode(_))));
+}
+
+#[test]
+fn whoever_waits_for_an_answer_in_its_own_loop_goes_on_answering() {
+    let fixture = Fixture::new(Callbacks::Pump);
+    let link = fixture.connect(1);
+    fixture
+        .node
+        .on_request("echo", |request| Ok(Body::bytes(request.as_bytes())));
+    let asked = fixture.node.request(link.peer(), "x", &1, MINUTE);
+    assert_eq!(said(&link), ["0 x 1"]);
+    let hub = &fixture.hub;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The peer answers only when its own request has been answered.
+            say_to(hub, &link, &request(7, "echo", "[2]"));
+            while said(&link).is_empty() {
+                std::thread::yield_now();
+            }
+            let reply = RequestMessage::Reply {
+                id: RequestId(0),
+                kind: Kind::Json,
+                body: b"3",
+            };
+            say_to(hub, &link, &reply);
+        });
+        assert_eq!(asked.wait().unwrap().parse::<u8>(), Ok(3));
+    });
 }
