@@ -100,7 +100,7 @@ fn what_nobody_takes_or_nobody_is_there_for_is_told_apart() {
 fn a_request_that_is_over_is_cancelled_on_the_other_side() {
     let (mut asker, mut handler) = pair();
     let mut short = request(&handler.id, json!(1));
-    short["timeout_ms"] = 300.into();
+    short["timeout_ms"] = 4_000.into();
     write(&mut asker.program, "short", short);
     let number = handler.program.event("request")["request"].clone();
     assert_eq!(kind_of(&asker.program.reply("short")), "timeout");

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::Message;
 use super::dispatch::Hub;
 use super::events::NodeEvent;
+use super::outgoing::read_json;
 use super::requests::{Request, Responder};
 
 /// Is called with a message that may turn out to be none for it: then it says `false`, before it has asked whether it is
@@ -43,8 +44,13 @@ impl<'a> JsonBody<'a> {
 
     /// `None`: it is no JSON, or nested too deeply.
     pub(crate) fn value(&self) -> Option<&Value> {
-        let read = || serde_json::from_slice(self.body).ok();
+        let read = || self.read();
         self.value.get_or_init(read).as_ref()
+    }
+
+    /// The same as a type of one's own.
+    fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        read_json(self.body).ok()
     }
 }
 
@@ -264,7 +270,7 @@ impl Handlers {
         call: impl Fn(&PeerId, T) + Send + Sync + 'static,
     ) -> HandlerId {
         self.add_read(name, is_once, move |peer, body, goes_on| {
-            let Ok(value) = serde_json::from_slice(body.body) else {
+            let Some(value) = body.read() else {
                 return false;
             };
             if goes_on() {

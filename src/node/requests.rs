@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::Node;
 use super::dispatch::Hub;
 use super::handlers::Registration;
-use super::outgoing::{with_scratch, write_json};
+use super::outgoing::{read_json, with_scratch, write_json};
 use super::pending::Pending;
 
 /// What a handler's side says when the duty to answer was dropped.
@@ -103,8 +103,7 @@ fn parse<T: DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T, BadBody> {
     if kind != Kind::Json {
         return Err(BadBody("the body is no JSON".to_owned()));
     }
-    // Nested more than 127 deep it is refused.
-    serde_json::from_slice(body).map_err(|error| BadBody(error.to_string()))
+    read_json(body).map_err(BadBody)
 }
 
 fn text(kind: Kind, body: &[u8]) -> Option<&str> {
@@ -417,6 +416,8 @@ impl Node {
     /// for all of it, between a millisecond and an hour; shorter and longer ones are brought there.
     ///
     /// A request keeps its place among the messages to the same peer. At most 256 may be open to one peer and 4,096 to all.
+    /// The peer keeps about 5 MiB of answers that are on their way; what would be more is [`RequestError::Busy`], so ask for
+    /// much of it a part at a time.
     pub fn request<T: Serialize + ?Sized>(
         &self,
         peer: &PeerId,

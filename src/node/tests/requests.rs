@@ -116,7 +116,11 @@ fn a_handler_answers_now_with_a_value_a_text_bytes_or_a_refusal() {
     node.on_request("value", |request| Ok(Body::json(&request.to_json()?)?));
     say(&fixture, &link, &request(9, "value", &deep));
     node.pump(Duration::ZERO);
-    assert!(said(&link)[0].contains("recursion limit"));
+    assert!(said(&link)[0].contains("nested more than 126 deep"));
+    let deep = "[".repeat(JSON_DEPTH_MAX) + &"]".repeat(JSON_DEPTH_MAX);
+    say(&fixture, &link, &request(9, "value", &deep));
+    node.pump(Duration::ZERO);
+    assert_eq!(said(&link), [format!("9 is {deep}")]);
     assert_eq!(fixture.hub.desk.open(), (0, 0));
 }
 
@@ -521,6 +525,36 @@ fn typed_messages_are_read_and_others_of_the_type_are_passed_over() {
     assert_eq!(receive("8"), ["typed 8", "value 8"]);
     assert_eq!(receive("256"), ["value 256"]);
     assert_eq!(node.off("n"), 2);
+}
+
+#[test]
+fn values_are_nested_as_deep_as_a_line_of_the_machine_interface_may_be() {
+    let fixture = Fixture::new(Callbacks::Pump);
+    let link = fixture.connect(1);
+    let count = Arc::new(AtomicUsize::new(0));
+    let (values, typed) = (count.clone(), count.clone());
+    fixture.node.on("t", move |_, value| {
+        let line = json!({"event": "message", "data": value}).to_string();
+        assert!(serde_json::from_str::<Value>(&line).is_ok());
+        values.fetch_add(1, Ordering::Relaxed);
+    });
+    fixture.node.on_typed("t", move |_, _: Value| {
+        typed.fetch_add(100, Ordering::Relaxed);
+    });
+    for (depth, want) in [(JSON_DEPTH_MAX, 101), (JSON_DEPTH_MAX + 1, 101)] {
+        let nested = "[".repeat(depth) + &"]".repeat(depth);
+        fixture.receive(&link, &[(Kind::Json, "t", nested.as_bytes())]);
+        fixture.node.pump(Duration::ZERO);
+        assert_eq!(count.load(Ordering::Relaxed), want);
+    }
+    // Closed without having been opened, and texts with brackets in them.
+    for body in ["]".repeat(500), format!("\"{}\\\\\"", "[{\\\"".repeat(200))] {
+        fixture.receive(&link, &[(Kind::Json, "t", body.as_bytes())]);
+    }
+    fixture.node.pump(Duration::ZERO);
+    let stats = fixture.node.stats();
+    assert_eq!((stats.handled, stats.malformed), (2, 2));
+    assert_eq!(stats.panics, 0);
 }
 
 #[test]
