@@ -162,13 +162,11 @@ impl<C: Copy + Ord, A, W> Requests<C, A, W> {
 
     // ---- answering
 
-    /// Names who is to be told if a peer's request is wanted no more. Hands it back if that is so already.
-    pub fn watch(&mut self, peer: C, id: RequestId, watcher: W) -> Result<(), W> {
+    /// Names who is to be told if a peer's request is wanted no more, and gives who was named before. Hands the watcher back
+    /// if that is so already.
+    pub fn watch(&mut self, peer: C, id: RequestId, watcher: W) -> Result<Option<W>, W> {
         match self.answering.get_mut(peer, id) {
-            Some(watched) => {
-                *watched = Some(watcher);
-                Ok(())
-            }
+            Some(watched) => Ok(watched.replace(watcher)),
             None => Err(watcher),
         }
     }
@@ -178,10 +176,10 @@ impl<C: Copy + Ord, A, W> Requests<C, A, W> {
         self.answering.contains(peer, id)
     }
 
-    /// Closes a peer's request because its outcome is about to be sent. `false`: nobody wants it any more. The watcher is
-    /// not told.
-    pub fn finish(&mut self, peer: C, id: RequestId) -> bool {
-        self.answering.remove(peer, id).is_some()
+    /// Closes a peer's request because its outcome is about to be sent. `None`: nobody wants it any more. The watcher, if
+    /// there is one, comes back and is not to be told.
+    pub fn finish(&mut self, peer: C, id: RequestId) -> Option<Option<W>> {
+        self.answering.remove(peer, id)
     }
 
     // ---- what happens

@@ -37,6 +37,7 @@ pub(crate) fn requests(input: &[u8]) {
     }
     node.wait(Duration::from_secs(2 * 3600));
     node.settle();
+    assert!(node.watching.is_empty(), "every watcher comes back");
     assert_eq!(node.requests.open(), (0, 0));
     assert_eq!(node.requests.poll_timeout(), None);
     assert!(node.asking.is_empty(), "every asker has an outcome");
@@ -112,7 +113,7 @@ impl Node {
                 assert!(self.requests.is_wanted(peer, id));
                 self.next += 1;
                 self.watching.insert(self.next);
-                assert_eq!(self.requests.watch(peer, id, self.next), Ok(()));
+                assert_eq!(self.requests.watch(peer, id, self.next), Ok(None));
             }
             Received::Outcome(asker) => self.outcome(asker),
             Received::Cancelled(watcher) => self.heard(watcher),
@@ -124,7 +125,9 @@ impl Node {
         if let Some(&[a, b, c, d]) = bytes.first_chunk() {
             let id = RequestId(u32::from_be_bytes([a, b, c, d]));
             let was_wanted = self.requests.is_wanted(peer, id);
-            assert_eq!(self.requests.finish(peer, id), was_wanted);
+            let finished = self.requests.finish(peer, id);
+            assert_eq!(finished.is_some(), was_wanted);
+            self.heard(finished.flatten());
         }
     }
 

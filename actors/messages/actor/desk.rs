@@ -172,9 +172,12 @@ impl Desk {
     /// Closes a request, and gives the way to its peer if it was open.
     fn forget(&self, way: Way, id: RequestId) -> Option<Arc<Link>> {
         let mut state = self.state.lock();
-        state.machine.give_up(way, id)?;
+        let asker = state.machine.give_up(way, id)?;
         let link = state.links.get(&way).cloned();
         state.forget_idle(way);
+        drop(state);
+        // Only now: it may wake a task, which is foreign code and may itself ask.
+        drop(asker);
         link
     }
 
@@ -289,17 +292,20 @@ impl Desk {
     pub fn watch(&self, link: &Arc<Link>, id: RequestId, watcher: impl FnOnce() + Send + 'static) {
         let watcher: Watcher = Box::new(watcher);
         let watched = self.state.lock().machine.watch(way_of(link), id, watcher);
-        if let Err(watcher) = watched {
-            watcher();
+        match watched {
+            Ok(earlier) => drop(earlier),
+            Err(watcher) => watcher(),
         }
     }
 
     fn finish(&self, link: &Arc<Link>, id: RequestId) -> bool {
         let way = way_of(link);
         let mut state = self.state.lock();
-        let is_wanted = state.machine.finish(way, id);
+        let finished = state.machine.finish(way, id);
         state.forget_idle(way);
-        is_wanted
+        drop(state);
+        // Only now: what a watcher holds on to may itself be a responder.
+        finished.map(drop).is_some()
     }
 
     fn send_failure(

@@ -124,9 +124,10 @@ fn a_request_is_answered_once() {
     let received = machine.handle_message(START, 1, &request(9, 1000));
     assert_eq!(received, Received::Request);
     assert!(machine.is_wanted(1, RequestId(9)) && !machine.is_wanted(2, RequestId(9)));
-    assert!(!machine.finish(2, RequestId(9)));
-    assert!(machine.finish(1, RequestId(9)));
-    assert!(!machine.finish(1, RequestId(9)) && machine.is_idle(1));
+    assert_eq!(machine.finish(2, RequestId(9)), None);
+    assert_eq!(machine.finish(1, RequestId(9)), Some(None));
+    assert_eq!(machine.finish(1, RequestId(9)), None);
+    assert!(machine.is_idle(1));
     // Its number is free again.
     let again = machine.handle_message(START, 1, &request(9, 1000));
     assert_eq!(again, Received::Request);
@@ -137,14 +138,20 @@ fn a_cancellation_reaches_the_watcher_and_nobody_else() {
     let mut machine = machine();
     machine.handle_message(START, 1, &request(1, 1000));
     machine.handle_message(START, 1, &request(2, 1000));
-    assert_eq!(machine.watch(1, RequestId(1), "watcher"), Ok(()));
+    assert_eq!(machine.watch(1, RequestId(1), "earlier"), Ok(None));
+    let earlier = machine.watch(1, RequestId(1), "watcher");
+    assert_eq!(earlier, Ok(Some("earlier")));
     let mut handle = |peer, message| machine.handle_message(START, peer, &message);
     assert_eq!(handle(2, cancel(1)), Received::Ignored);
     assert_eq!(handle(1, cancel(1)), Received::Cancelled(Some("watcher")));
     assert_eq!(handle(1, cancel(1)), Received::Ignored);
     assert_eq!(handle(1, cancel(2)), Received::Cancelled(None));
     assert_eq!(machine.watch(1, RequestId(1), "late"), Err("late"));
-    assert!(!machine.finish(1, RequestId(1)) && machine.is_idle(1));
+    assert_eq!(machine.finish(1, RequestId(1)), None);
+    assert!(machine.is_idle(1));
+    machine.handle_message(START, 1, &request(3, 1000));
+    machine.watch(1, RequestId(3), "untold").unwrap();
+    assert_eq!(machine.finish(1, RequestId(3)), Some(Some("untold")));
 }
 
 #[test]
@@ -174,7 +181,7 @@ fn a_flood_of_requests_is_busy_at_the_limit_and_others_are_served() {
     assert_eq!(machine.open(), (0, OPEN_PER_PEER_MAX as usize));
     let other = machine.handle_message(START, 2, &request(0, 1000));
     assert_eq!(other, Received::Request);
-    assert!(machine.finish(1, RequestId(0)));
+    assert!(machine.finish(1, RequestId(0)).is_some());
     let next = machine.handle_message(START, 1, &request(7_777, 1000));
     assert_eq!(next, Received::Request);
 }
@@ -249,7 +256,7 @@ fn a_request_whose_time_is_over_is_dropped_on_the_handlers_side_too() {
     machine.handle_timeout(START + SECOND / 2);
     let watcher = Some("watcher");
     assert_eq!(events(&mut machine), [Event::Dropped { watcher }]);
-    assert!(!machine.finish(1, RequestId(1)));
+    assert_eq!(machine.finish(1, RequestId(1)), None);
 }
 
 #[test]

@@ -678,3 +678,48 @@ fn whoever_waits_for_an_answer_in_its_own_loop_goes_on_answering() {
         assert_eq!(asked.wait().unwrap().parse::<u8>(), Ok(3));
     });
 }
+
+#[test]
+fn what_is_dropped_with_a_request_may_use_the_node() {
+    /// Asks when it is dropped, and answers.
+    struct Asks(Node, PeerId, Option<Responder>);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            drop(self.0.request(&self.1, "dropped", &1, MINUTE));
+            drop(self.2.take());
+        }
+    }
+    let fixture = Fixture::new(Callbacks::Pump);
+    let link = fixture.connect(1);
+    let (sender, responders) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    fixture.node.on_request_later("slow", move |_, responder| {
+        sender.lock().unwrap().send(responder).unwrap();
+    });
+    for id in 0..4 {
+        say(&fixture, &link, &request(id, "slow", "1"));
+    }
+    fixture.node.pump(Duration::ZERO);
+    let next = || responders.try_recv().unwrap();
+    let (node, peer) = (fixture.node.clone(), *link.peer());
+    let (first, second) = (next(), next());
+    for inner in [next(), next()] {
+        let held = Asks(node.clone(), peer, Some(inner));
+        first.on_cancel(move || drop(held));
+    }
+    // The earlier one went when the later one came, the later one goes now.
+    first.refuse("no");
+    let held = Asks(node.clone(), peer, None);
+    second.on_cancel(move || drop(held));
+    say(
+        &fixture,
+        &link,
+        &RequestMessage::Cancel { id: RequestId(1) },
+    );
+    assert!(!second.is_wanted());
+    let said = said(&link);
+    let count = |what: &str| said.iter().filter(|said| said.contains(what)).count();
+    assert_eq!((count("dropped 1"), count("cancelled")), (3, 3));
+    assert_eq!(count("Refused"), 3);
+    assert_eq!(fixture.hub.desk.open(), (0, 0));
+}
