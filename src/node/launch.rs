@@ -78,7 +78,7 @@ pub(crate) fn launch(
     let mut roots = Vec::new();
     let desk = hub.desk.clone();
     let messages = handle.spawn(0, move || {
-        Child::once(MessagesActor::new(desk)).name("messages")
+        Child::new(move || MessagesActor::new(desk.clone())).name("messages")
     })?;
     roots.push(messages.id());
     for core in 0..handle.cores() {
