@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::Message;
 use super::dispatch::Hub;
 use super::events::NodeEvent;
-use super::outgoing::read_json;
+use super::json::{read_typed, read_value};
 use super::requests::{Request, Responder};
 
 /// Is called with a message that may turn out to be none for it: then it says `false`, before it has asked whether it is
@@ -31,26 +31,29 @@ pub(crate) type OnEvent = dyn Fn(&NodeEvent) + Send + Sync;
 /// The body of a JSON message, which is read once for all handlers that want a [`Value`].
 pub(crate) struct JsonBody<'a> {
     body: &'a [u8],
+    value_max: usize,
     value: OnceCell<Option<Value>>,
 }
 
 impl<'a> JsonBody<'a> {
-    pub(crate) fn new(body: &'a [u8]) -> JsonBody<'a> {
+    /// A value of it may take `value_max` bytes.
+    pub(crate) fn new(body: &'a [u8], value_max: usize) -> JsonBody<'a> {
         JsonBody {
             body,
+            value_max,
             value: OnceCell::new(),
         }
     }
 
-    /// `None`: it is no JSON, or nested too deeply.
+    /// `None`: it is no JSON, nested too deeply, or would take too much memory.
     pub(crate) fn value(&self) -> Option<&Value> {
-        let read = || self.read();
+        let read = || read_value(self.body, self.value_max).ok();
         self.value.get_or_init(read).as_ref()
     }
 
     /// The same as a type of one's own.
     fn read<T: DeserializeOwned>(&self) -> Option<T> {
-        read_json(self.body).ok()
+        read_typed(self.body).ok()
     }
 }
 

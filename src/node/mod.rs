@@ -14,6 +14,7 @@
 //! | `run.rs` | calling them |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
+//! | `json.rs` | how much JSON is taken |
 //! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
@@ -27,6 +28,7 @@ mod error;
 mod events;
 mod handlers;
 mod info;
+mod json;
 mod launch;
 mod outgoing;
 mod pending;
@@ -60,9 +62,10 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
+pub use json::JSON_DEPTH_MAX;
 pub use mischief_actors::messages::{RequestError, RequestLimits};
 pub use mischief_actors::peers::Direction;
-pub use outgoing::{JSON_DEPTH_MAX, Outgoing};
+pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Each, EachResult, Pending, Sent};
 pub use requests::{BadBody, Body, Refusal, Request, Requested, Responder};
 
@@ -335,7 +338,8 @@ impl Node {
 
     // ---- receiving
 
-    /// Calls `handler` with every JSON message of a type. Several handlers of one type are called in the order in which
+    /// Calls `handler` with every JSON message of a type. A message whose value would take more than a quarter of the node's
+    /// memory, or that is nested more than [`JSON_DEPTH_MAX`] deep, counts as malformed. Several handlers of one type are called in the order in which
     /// they were added. It stays until it is removed through what this returns.
     pub fn on(
         &self,

@@ -9,14 +9,10 @@ use std::time::Duration;
 use mischief_actors::connection::{self, Kind, Link, RECORD_BYTES_MAX, SendError};
 use mischief_actors::identity::PeerId;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::dispatch::Hub;
+use super::json::check_depth;
 use super::pending::{Broadcast, Pending, Sent};
-
-/// How deep JSON may be nested, the outermost array or object included. Within a line of the machine interface it is one
-/// deeper, which is as deep as many parsers go.
-pub const JSON_DEPTH_MAX: usize = 126;
 
 /// Memory for encoding that a thread keeps from one JSON message to the next.
 const SCRATCH_KEPT: usize = 64 << 10;
@@ -281,18 +277,6 @@ pub(crate) fn with_scratch<R>(run: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
-/// Reads JSON that a peer has sent.
-pub(crate) fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
-    if is_too_deep(json) {
-        return Err(too_deep());
-    }
-    serde_json::from_slice(json).map_err(|error| error.to_string())
-}
-
-fn too_deep() -> String {
-    format!("nested more than {JSON_DEPTH_MAX} deep")
-}
-
 /// Appends a value as JSON, if its receiver will take it.
 pub(crate) fn write_json<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
@@ -302,33 +286,5 @@ pub(crate) fn write_json<T: Serialize + ?Sized>(
     let bad = |why: String| SendError::BadValue(Arc::from(why));
     serde_json::to_writer(&mut *out, value)
         .map_err(|error| bad(io::Error::from(error).to_string()))?;
-    if is_too_deep(&out[start..]) {
-        return Err(bad(too_deep()));
-    }
-    Ok(())
-}
-
-/// Whether JSON is nested deeper than a receiver takes. What is too short for that is not looked at. Of bytes that are no
-/// JSON it says anything.
-fn is_too_deep(json: &[u8]) -> bool {
-    if json.len() <= 2 * JSON_DEPTH_MAX {
-        return false;
-    }
-    let (mut depth, mut is_text, mut is_escaped) = (0, false, false);
-    for byte in json {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if is_text => is_escaped = true,
-            b'"' => is_text = !is_text,
-            b'[' | b'{' if !is_text => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return true;
-                }
-            }
-            b']' | b'}' if !is_text => depth = usize::saturating_sub(depth, 1),
-            _ => {}
-        }
-    }
-    false
+    check_depth(&out[start..]).map_err(|error| bad(error.to_string()))
 }

@@ -19,15 +19,20 @@ use serde_json::Value;
 use super::Node;
 use super::dispatch::Hub;
 use super::handlers::Registration;
-use super::outgoing::{read_json, with_scratch, write_json};
+use super::json::{read_typed, read_value, value_max};
+use super::outgoing::{with_scratch, write_json};
 use super::pending::Pending;
 
 /// What a handler's side says when the duty to answer was dropped.
 const NO_ANSWER: &str = "the handler gave no answer";
 
 /// The body of a request or of its answer, and what it is: a JSON value, a text or bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Body(Reply);
+#[derive(Clone)]
+pub struct Body {
+    reply: Reply,
+    /// Bytes that a value of it may take.
+    value_max: usize,
+}
 
 impl Body {
     /// A JSON value.
@@ -48,43 +53,59 @@ impl Body {
     }
 
     fn new(kind: Kind, body: Vec<u8>) -> Body {
-        Body(Reply { kind, body })
+        Body {
+            reply: Reply { kind, body },
+            value_max: usize::MAX,
+        }
     }
 
     /// What it is.
     pub fn kind(&self) -> Kind {
-        self.0.kind
+        self.reply.kind
     }
 
     /// The JSON value.
     pub fn to_json(&self) -> Result<Value, BadBody> {
-        self.parse()
+        to_json(self.kind(), self.as_bytes(), self.value_max)
     }
 
     /// The JSON value as a type of one's own.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, BadBody> {
-        parse(self.0.kind, &self.0.body)
+        parse(self.reply.kind, &self.reply.body)
     }
 
     /// The text; `None` if it is none.
     pub fn as_text(&self) -> Option<&str> {
-        text(self.0.kind, &self.0.body)
+        text(self.reply.kind, &self.reply.body)
     }
 
     /// The bytes as they were sent, whatever they are.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0.body
+        &self.reply.body
     }
 
     /// The bytes as they were sent, whatever they are.
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0.body
+        self.reply.body
     }
 }
 
+impl PartialEq for Body {
+    fn eq(&self, other: &Body) -> bool {
+        self.reply == other.reply
+    }
+}
+
+impl Eq for Body {}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({:?}, {} bytes)", self.0.kind, self.0.body.len())
+        write!(
+            f,
+            "Body({:?}, {} bytes)",
+            self.reply.kind,
+            self.reply.body.len()
+        )
     }
 }
 
@@ -103,7 +124,14 @@ fn parse<T: DeserializeOwned>(kind: Kind, body: &[u8]) -> Result<T, BadBody> {
     if kind != Kind::Json {
         return Err(BadBody("the body is no JSON".to_owned()));
     }
-    read_json(body).map_err(BadBody)
+    read_typed(body).map_err(|error| BadBody(error.to_string()))
+}
+
+fn to_json(kind: Kind, body: &[u8], value_max: usize) -> Result<Value, BadBody> {
+    if kind != Kind::Json {
+        return Err(BadBody("the body is no JSON".to_owned()));
+    }
+    read_value(body, value_max).map_err(|error| BadBody(error.to_string()))
 }
 
 fn text(kind: Kind, body: &[u8]) -> Option<&str> {
@@ -120,15 +148,23 @@ pub struct Request<'a> {
     name: &'a str,
     kind: Kind,
     body: &'a [u8],
+    value_max: usize,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(peer: &'a PeerId, name: &'a str, kind: Kind, body: &'a [u8]) -> Request<'a> {
+    pub(crate) fn new(
+        peer: &'a PeerId,
+        name: &'a str,
+        kind: Kind,
+        body: &'a [u8],
+        value_max: usize,
+    ) -> Request<'a> {
         Request {
             peer,
             name,
             kind,
             body,
+            value_max,
         }
     }
 
@@ -147,9 +183,10 @@ impl<'a> Request<'a> {
         self.kind
     }
 
-    /// The JSON value of the body.
+    /// The JSON value of the body. One that would take more than a quarter of the node's memory is refused before it is
+    /// built.
     pub fn to_json(&self) -> Result<Value, BadBody> {
-        self.parse()
+        to_json(self.kind, self.body, self.value_max)
     }
 
     /// The JSON value of the body as a type of one's own.
@@ -239,8 +276,8 @@ impl Responder {
     /// is larger than the peer takes, or too much waits for the peer already; the asker is told so.
     pub fn reply(mut self, body: &Body) -> Result<(), SendError> {
         with_scratch(|scratch| {
-            begin_reply(scratch, self.id, body.0.kind);
-            scratch.extend_from_slice(&body.0.body);
+            begin_reply(scratch, self.id, body.reply.kind);
+            scratch.extend_from_slice(&body.reply.body);
             self.finish(scratch)
         })
     }
@@ -315,6 +352,7 @@ impl fmt::Debug for Responder {
 pub struct Requested {
     pending: Pending<Reply, RequestError>,
     open: Open,
+    value_max: usize,
 }
 
 /// Calls a request off when it is dropped.
@@ -331,25 +369,38 @@ impl Drop for Open {
 impl Requested {
     /// Waits for the answer.
     pub fn wait(self) -> Result<Body, RequestError> {
-        let Requested { pending, mut open } = self;
+        let value_max = self.value_max;
+        let Requested {
+            pending, mut open, ..
+        } = self;
         let outcome = pending.wait();
         open.close_after(&outcome);
-        outcome.map(Body)
+        outcome.map(|reply| Body { reply, value_max })
     }
 
     /// Waits for the answer at most for `timeout`, and then calls the request off.
     pub fn wait_for(self, timeout: Duration) -> Result<Body, RequestError> {
-        let Requested { pending, mut open } = self;
+        let value_max = self.value_max;
+        let Requested {
+            pending, mut open, ..
+        } = self;
         let outcome = pending.wait_for(timeout);
         open.close_after(&outcome);
-        outcome.map(Body)
+        outcome.map(|reply| Body { reply, value_max })
     }
 
     /// The answer if it is there already; it is given out once.
     pub fn try_take(&mut self) -> Option<Result<Body, RequestError>> {
         let outcome = self.pending.try_take()?;
+        Some(self.outcome(outcome))
+    }
+}
+
+impl Requested {
+    fn outcome(&mut self, outcome: Result<Reply, RequestError>) -> Result<Body, RequestError> {
         self.open.close_after(&outcome);
-        Some(outcome.map(Body))
+        let value_max = self.value_max;
+        outcome.map(|reply| Body { reply, value_max })
     }
 }
 
@@ -370,10 +421,7 @@ impl Future for Requested {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let outcome = Pin::new(&mut self.pending).poll(task);
-        outcome.map(|outcome| {
-            self.open.close_after(&outcome);
-            outcome.map(Body)
-        })
+        outcome.map(|outcome| self.outcome(outcome))
     }
 }
 
@@ -398,12 +446,15 @@ impl Hub {
             let link = self.link_to(peer)?;
             self.desk.ask(&link, timeout, scratch)
         });
+        let value_max = value_max(self.handle.memory());
         match asked {
             Ok((request, answer)) => Requested {
+                value_max,
                 pending: Pending::asked(self, answer),
                 open: Open(Some((self.desk.clone(), request))),
             },
             Err(error) => Requested {
+                value_max,
                 pending: Pending::known(self, Err(error)),
                 open: Open(None),
             },
@@ -438,10 +489,11 @@ impl Node {
         body: &Body,
         timeout: Duration,
     ) -> Requested {
-        self.hub().request(peer, body.0.kind, name, timeout, |out| {
-            out.extend_from_slice(&body.0.body);
-            Ok(())
-        })
+        self.hub()
+            .request(peer, body.reply.kind, name, timeout, |out| {
+                out.extend_from_slice(&body.reply.body);
+                Ok(())
+            })
     }
 
     /// Answers requests for `name` with what `handler` returns. Of several handlers of one name the one that was added last

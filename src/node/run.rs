@@ -12,6 +12,7 @@ use super::Message;
 use super::dispatch::{CREDIT_STEP, Hub, Tally};
 use super::events::NodeEvent;
 use super::handlers::{JsonBody, Snapshot};
+use super::json::value_max;
 use super::requests::{Request, Responder};
 
 /// One go of calling callbacks.
@@ -129,7 +130,7 @@ impl<'a> Run<'a> {
             self.tally.unhandled += 1;
             return;
         }
-        let body = JsonBody::new(body);
+        let body = JsonBody::new(body, value_max(self.hub.handle.memory()));
         let mut is_read = false;
         for handler in of_type {
             match handlers.call_json(handler, peer, &body) {
@@ -172,7 +173,8 @@ impl<'a> Run<'a> {
         }
         self.tally.handled += 1;
         let responder = Responder::new(desk, link, id);
-        let request = Request::new(link.peer(), name, kind, body);
+        let value_max = value_max(self.hub.handle.memory());
+        let request = Request::new(link.peer(), name, kind, body, value_max);
         let is_well = self
             .hub
             .handlers

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mischief_actors::connection::{ChannelMessage, Class, LINK_QUEUE_HIGH, TYPE_NAME_MAX};
+use mischief_actors::connection::{
+    ChannelMessage, Class, LINK_QUEUE_HIGH, LargeMessage, TYPE_NAME_MAX,
+};
 use mischief_actors::messages::{
     CHANNEL, FailureCode, OPEN_PER_PEER_MAX, RequestId, RequestMessage,
 };
@@ -555,6 +557,36 @@ fn values_are_nested_as_deep_as_a_line_of_the_machine_interface_may_be() {
     let stats = fixture.node.stats();
     assert_eq!((stats.handled, stats.malformed), (2, 2));
     assert_eq!(stats.panics, 0);
+}
+
+#[test]
+fn a_value_that_would_take_the_nodes_memory_is_not_built() {
+    let fixture = Fixture::new(Callbacks::Pump);
+    let link = fixture.connect(1);
+    fixture.node.on("t", |_, _| panic!("it is not called"));
+    fixture
+        .node
+        .on_request("t", |request| Ok(Body::json(&request.to_json()?)?));
+    // A megabyte that would become a hundred of them.
+    let objects = format!("[{}0]", "{\"\":0},".repeat(130_000));
+    let message = LargeMessage::new(Kind::Json, "t", objects.as_bytes(), 0);
+    fixture.hub.large(&link, message);
+    say(&fixture, &link, &request(1, "t", &objects));
+    let asked = fixture.node.request(link.peer(), "x", &1, MINUTE);
+    let reply = RequestMessage::Reply {
+        id: RequestId(0),
+        kind: Kind::Json,
+        body: objects.as_bytes(),
+    };
+    say(&fixture, &link, &reply);
+    fixture.node.pump(Duration::ZERO);
+    let stats = fixture.node.stats();
+    assert_eq!((stats.malformed, stats.panics), (1, 0));
+    assert!(said(&link)[1].starts_with("1 Refused the value would take"));
+    let answer = asked.wait().unwrap();
+    assert!(answer.to_json().is_err());
+    // Whoever asks for a type of its own knows what it takes.
+    assert!(answer.parse::<Vec<serde::de::IgnoredAny>>().is_ok());
 }
 
 #[test]
