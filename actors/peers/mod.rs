@@ -80,25 +80,52 @@
 //! **Why are figures gathered and not kept?** 10,000 idle peers would pay 40 bytes each for numbers that their connections have.
 
 pub mod actor;
+mod backoff;
+mod bans;
+mod book;
+mod chance;
 mod contest;
 mod decide;
 mod dials;
 mod error;
+mod exchange;
 mod gather;
 mod limits;
 mod machine;
 mod message;
+mod network;
+mod observed;
+mod outreach;
+mod pace;
+mod persist;
+mod reconnect;
+mod record;
 pub mod roster;
+mod store;
+mod subnet;
 mod table;
+mod trim;
 
 pub use crate::connection::Suite;
 pub use crate::identity::PeerId;
+pub use backoff::{ReconnectPolicy, Waits};
+pub use bans::{AllowList, BANS_MAX, BansFull, Target};
+pub use book::{BOOK_MAX, BookEntry};
 pub use error::{ConnectError, NotConnected};
+pub use exchange::{EXCHANGE_CHANNEL, EXCHANGE_INTERVAL, ExchangeMessage, RECORDS_PER_ANSWER_MAX};
 pub use limits::PeersLimits;
 pub use machine::{NAME_BYTES_MAX, Peers};
 pub use message::{
     Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
     RequestId, Traffic,
 };
+pub use network::{Claims, Found, Network, NetworkSettings, Notice, Standing};
+pub use observed::OBSERVERS_MIN;
+pub use pace::DIALS_PER_SECOND_MAX;
+pub use persist::Save;
+pub use reconnect::{GaveUp, RECONNECT_MAX, Waiting};
+pub use record::{DOMAIN as RECORD_DOMAIN, RECORD_ADDRS_MAX, RecordError, SIGNED_RECORD_BYTES_MAX, SignedRecord};
 pub use roster::Roster;
+pub use store::{CURRENT_MAX, FILE_BYTES_MAX, FileKind, PROTECTED_MAX, StoreError, Stored, StoredPeer};
+pub use subnet::{Group, ParseSubnetError, Subnet};
 pub use table::PEER_BYTES_MAX;

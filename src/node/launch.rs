@@ -15,8 +15,13 @@ use mischief_actors::connection::{
     self, Config, Deliver, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
-use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
-use mischief_actors::peers::{NotConnected, PeerRecord, Peers, PeersEvent, PeersLimits};
+use mischief_actors::peers::actor::{
+    Done, Observer, PeerList, PeersActor, PeersMessage, Shelf, Upkeep, UpkeepError,
+};
+use mischief_actors::peers::{
+    BookEntry, Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent,
+    PeersLimits, Standing, Stored, Target, Waiting,
+};
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::{
     Actor, ActorId, Address, Answer, ByteBudget, Child, Context, Event, Failure, Handle, Message,
@@ -29,6 +34,7 @@ use super::builder::Settings;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
 use super::info::PeerInfo;
+use super::reachable;
 use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
@@ -46,11 +52,19 @@ pub(crate) struct Launched {
     pub(crate) listening: Listening,
 }
 
+/// What outlives the node.
+pub(crate) struct Keeping {
+    pub(crate) shelf: Arc<dyn Shelf>,
+    /// What an earlier run has left.
+    pub(crate) stored: Box<Stored>,
+}
+
 /// Spawns the actors on the hub's runtime. They listen only when they are told to.
 pub(crate) fn launch(
     settings: &Settings,
     identity: Arc<Identity>,
     hub: &Arc<Hub>,
+    keeping: Option<Keeping>,
 ) -> Result<Launched, StartError> {
     let handle = hub.handle.clone();
     let peers_limits = peers_limits(settings);
@@ -61,8 +75,22 @@ pub(crate) fn launch(
         trusted: trusted.clone(),
     };
     let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
+    let mut seed = [0; 32];
+    handle.random(&mut seed)?;
+    let network = network_settings(settings, keeping.is_some());
+    let mut network = Network::new(machine, network, identity, seed);
+    for denied in &settings.network.denied {
+        // As many as there can be.
+        if network.deny(*denied).is_err() {
+            log::warn!("too many are banned: {denied} is not");
+        }
+    }
+    let (shelf, stored) = match keeping {
+        Some(Keeping { shelf, stored }) => (Some(shelf), Some(stored)),
+        None => (None, None),
+    };
     let peers = handle.spawn(0, move || {
-        Child::once(PeersActor::new(machine, Arc::new(face))).name("peers")
+        Child::once(PeersActor::new(network, Arc::new(face), shelf, stored)).name("peers")
     })?;
     let common = Arc::new(Common {
         config: Mutex::new(Arc::new(maker.make(settings, Vec::new()))),
@@ -124,7 +152,25 @@ impl Listening {
             addrs.extend(self.listen_everywhere()?);
         }
         *self.common.config.lock() = Arc::new(self.maker.make(settings, addrs.clone()));
+        self.tell_peers(&addrs);
         Ok(addrs)
+    }
+
+    /// The addresses of the interfaces stand for the unspecified ones. Only a node that tells others has use for them.
+    fn tell_peers(&self, addrs: &[SocketAddr]) {
+        let handle = &self.actors.handle;
+        let interfaces = match handle.interfaces() {
+            Ok(Ok(interfaces)) => interfaces,
+            _ => Vec::new(),
+        };
+        let mut own = reachable::expand(addrs, &interfaces);
+        // On one machine its own address is as good as any.
+        let is_local = |addr: &&SocketAddr| addr.ip().is_loopback();
+        own.extend(addrs.iter().filter(is_local));
+        let listening = PeersMessage::Listening(own);
+        if handle.try_send(&self.actors.peers, listening).is_err() {
+            log::warn!("the node does not know where it listens, and will not tell others");
+        }
     }
 
     /// A kernel may lack one of the two families; only if neither works that is an error, the one of IPv4.
@@ -159,7 +205,22 @@ fn peers_limits(settings: &Settings) -> PeersLimits {
     if let Some(max) = settings.max_inbound {
         limits.inbound_max = max;
     }
+    if let Some(max) = settings.network.max_outbound {
+        limits.outbound_max = max;
+    }
     limits
+}
+
+fn network_settings(settings: &Settings, is_kept: bool) -> NetworkSettings {
+    let options = &settings.network;
+    NetworkSettings {
+        reconnect: options.reconnect,
+        allowed: options.allowed.clone(),
+        exchanges: options.exchange,
+        outbound_target: options.outbound_target(),
+        keeps_book: options.exchange || options.outbound_target() > 0 || is_kept,
+        is_kept,
+    }
 }
 
 /// Makes the configuration of connections: once before it is known where the node listens, and once after.
@@ -265,6 +326,10 @@ impl Observer for Face {
         };
         self.hub.disconnected(*id, *reason);
     }
+
+    fn noticed(&self, notice: &Notice) {
+        self.hub.noticed(notice.clone());
+    }
 }
 
 /// The actors of a running node.
@@ -343,6 +408,22 @@ impl Actors {
             .map_err(|source| StartError::Listen { addr, source })
     }
 
+    fn upkeep<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(Reply<T>) -> Upkeep,
+    ) -> Answer<T> {
+        let question = |reply: Reply<T>| PeersMessage::Upkeep(Box::new(question(reply)));
+        self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
+    }
+
+    fn change(
+        &self,
+        question: impl FnOnce(Done) -> Upkeep,
+    ) -> Answer<Result<(), NodeError>> {
+        let into_node_error = |result: Result<(), UpkeepError>| result.map_err(NodeError::from);
+        self.upkeep(|reply: Reply<Result<(), NodeError>>| question(reply.map(into_node_error)))
+    }
+
     fn list_with<T: Send + 'static>(
         &self,
         pick: impl FnOnce(PeerList) -> T + Send + 'static,
@@ -379,20 +460,31 @@ impl Backend for Arc<Actors> {
 
     fn list(&self) -> Answer<Result<Vec<PeerInfo>, NodeError>> {
         self.list_with(|list| {
-            let PeerList { peers, now, wall } = list;
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let peers = peers.iter().zip(standings);
             Ok(peers
-                .iter()
-                .map(|record| info(record, record.since_wall(now, wall)))
+                .map(|(record, standing)| info(record, standing, record.since_wall(now, wall)))
                 .collect())
         })
     }
 
     fn peer(&self, peer: PeerId) -> Answer<Result<PeerInfo, NodeError>> {
         self.list_with(move |list| {
-            let PeerList { peers, now, wall } = list;
-            let record = peers.iter().find(|record| record.id == peer);
-            let record = record.ok_or(NodeError::NotConnected)?;
-            Ok(info(record, record.since_wall(now, wall)))
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let mut peers = peers.iter().zip(standings);
+            let found = peers.find(|(record, _)| record.id == peer);
+            let (record, standing) = found.ok_or(NodeError::NotConnected)?;
+            Ok(info(record, standing, record.since_wall(now, wall)))
         })
     }
 
@@ -410,6 +502,38 @@ impl Backend for Arc<Actors> {
             reply: reply.map(|_: Result<(), NotConnected>| Ok(())),
         };
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
+    }
+
+    fn protect(&self, peer: PeerId, is_protected: bool) -> Answer<Result<(), NodeError>> {
+        self.change(|done| Upkeep::Protect(peer, is_protected, done))
+    }
+
+    fn ban(&self, target: Target, lasts: Option<Duration>) -> Answer<Result<(), NodeError>> {
+        self.change(|done| Upkeep::Ban(target, lasts, done))
+    }
+
+    fn unban(&self, target: Target) -> Answer<Result<(), NodeError>> {
+        self.change(|done| Upkeep::Unban(target, done))
+    }
+
+    fn bans(&self) -> Answer<Result<Vec<(Target, Option<Duration>)>, NodeError>> {
+        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Bans(reply.map(Ok)))
+    }
+
+    fn reconnect_queue(&self) -> Answer<Result<Vec<Waiting>, NodeError>> {
+        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Queue(reply.map(Ok)))
+    }
+
+    fn clear_reconnect_queue(&self) -> Answer<Result<usize, NodeError>> {
+        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::ClearQueue(reply.map(Ok)))
+    }
+
+    fn address_book(&self) -> Answer<Result<Vec<BookEntry>, NodeError>> {
+        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Book(reply.map(Ok)))
+    }
+
+    fn forget(&self, peer: PeerId) -> Answer<Result<(), NodeError>> {
+        self.change(|done| Upkeep::Forget(peer, done))
     }
 
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {
@@ -431,11 +555,14 @@ fn not_connected(result: Result<(), NotConnected>) -> Result<(), NodeError> {
     result.map_err(|NotConnected| NodeError::NotConnected)
 }
 
-fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
+fn info(record: &PeerRecord, standing: Standing, since: WallTime) -> PeerInfo {
     let mut info = PeerInfo::new(record.id, record.addr, record.direction);
     info.name = record.name.as_deref().map(str::to_owned);
     info.since = since;
     info.suite = record.suite.name();
+    info.found = standing.found;
+    info.is_protected = standing.is_protected;
+    info.dialable = standing.dialable.map(|endpoint| endpoint.to_string());
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
         info.rtt_jitter = traffic.rtt_jitter;

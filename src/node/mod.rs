@@ -13,6 +13,7 @@
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
+//! | `network.rs` | lost peers, bans, the address book; what outlives the node |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
@@ -26,6 +27,7 @@ mod events;
 mod handlers;
 mod info;
 mod launch;
+mod network;
 mod outgoing;
 mod pending;
 mod reachable;
@@ -55,7 +57,11 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
-pub use mischief_actors::peers::Direction;
+pub use mischief_actors::peers::actor::UpkeepError;
+pub use mischief_actors::peers::{
+    BookEntry, Direction, Found, GaveUp, Group, Notice, ParseSubnetError, ReconnectPolicy, Subnet,
+    Target, Waiting, Waits,
+};
 pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
 
@@ -412,6 +418,10 @@ impl Node {
 
     fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
+    }
+
+    fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
     }
 }
 
