@@ -642,7 +642,11 @@ impl ConnectionActor {
     }
 
     fn pass_controls_on(&mut self, cx: &mut Context<'_, Self>) {
-        let Some(extra) = self.extra.as_mut().filter(|extra| !extra.controls.is_empty()) else {
+        let Some(extra) = self
+            .extra
+            .as_mut()
+            .filter(|extra| !extra.controls.is_empty())
+        else {
             return;
         };
         for body in std::mem::take(&mut extra.controls) {
@@ -916,7 +920,10 @@ impl Actor for ConnectionActor {
             ConnectionMessage::MessageMax(bytes) => self.machine.set_message_max(bytes),
             ConnectionMessage::Channel(channel, body) => {
                 if let Err(error) = self.machine.send_channel(Class::Control, channel, &body) {
-                    log::debug!("connection {}: not sent on channel {channel}: {error}", self.id);
+                    log::debug!(
+                        "connection {}: not sent on channel {channel}: {error}",
+                        self.id
+                    );
                 }
             }
         }

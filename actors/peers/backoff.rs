@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn bounds_double_up_to_the_largest() {
         let policy = ReconnectPolicy::default();
-        assert_eq!(bounds(policy, 11), [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(
+            bounds(policy, 11),
+            [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+        );
         assert_eq!(policy.bound(u32::MAX, false), Duration::from_secs(300));
     }
 

@@ -100,7 +100,9 @@ impl Bans {
 
     /// Whether an address is banned.
     pub(super) fn bans_ip(&self, ip: IpAddr) -> bool {
-        let first = Target::Subnet(Subnet::new(std::net::Ipv6Addr::UNSPECIFIED.into(), 0).expect("it has no bits"));
+        let first = Target::Subnet(
+            Subnet::new(std::net::Ipv6Addr::UNSPECIFIED.into(), 0).expect("it has no bits"),
+        );
         self.bans.range(first..).any(|(target, _)| match target {
             Target::Subnet(subnet) => subnet.contains(ip),
             Target::Peer(_) => false,
@@ -170,7 +172,8 @@ mod tests {
     fn an_everything_range_of_either_family_is_found() {
         for (range, other) in [("0.0.0.0/0", "2001:db8::1"), ("::/0", "192.0.2.1")] {
             let mut bans = Bans::default();
-            bans.ban(Target::Subnet(range.parse().unwrap()), None).unwrap();
+            bans.ban(Target::Subnet(range.parse().unwrap()), None)
+                .unwrap();
             assert!(bans.bans_ip(range.split('/').next().unwrap().parse().unwrap()));
             assert!(!bans.bans_ip(ip(other)));
         }
@@ -182,7 +185,10 @@ mod tests {
         bans.allowed.peers.insert(peer(1));
         assert!(bans.admits(&peer(1), ip("192.0.2.1")) && !bans.admits(&peer(2), ip("192.0.2.1")));
         bans.allowed.subnets.insert("192.0.2.0/24".parse().unwrap());
-        assert!(!bans.admits(&peer(1), ip("192.0.3.1")), "both have to allow it");
+        assert!(
+            !bans.admits(&peer(1), ip("192.0.3.1")),
+            "both have to allow it"
+        );
         bans.ban(Target::Peer(peer(1)), None).unwrap();
         assert!(!bans.admits(&peer(1), ip("192.0.2.1")), "a ban goes first");
     }
@@ -194,11 +200,16 @@ mod tests {
         for n in 1..BANS_MAX as u32 {
             bans.ban(Target::Peer(peer(n)), None).unwrap();
         }
-        bans.ban(Target::Subnet("192.0.2.0/24".parse().unwrap()), None).unwrap();
+        bans.ban(Target::Subnet("192.0.2.0/24".parse().unwrap()), None)
+            .unwrap();
         assert!(bans.bans_peer(&peer(0)));
         bans.ban(Target::Peer(peer(9999)), None).unwrap();
         assert!(!bans.bans_peer(&peer(0)) && bans.bans_peer(&peer(9999)));
         assert_eq!(bans.ban(Target::Peer(peer(10_000)), None), Err(BansFull));
-        assert_eq!(bans.ban(Target::Peer(peer(9999)), Some(at(1))), Ok(()), "replaced");
+        assert_eq!(
+            bans.ban(Target::Peer(peer(9999)), Some(at(1))),
+            Ok(()),
+            "replaced"
+        );
     }
 }

@@ -32,8 +32,7 @@ const BUCKETS_PER_SOURCE: u16 = 2;
 const BUCKETS_PER_GROUP: u16 = 4;
 
 /// Peers in the book at most.
-pub const BOOK_MAX: usize =
-    (NEW_BUCKETS * NEW_PLACES + TRIED_BUCKETS * TRIED_PLACES) as usize;
+pub const BOOK_MAX: usize = (NEW_BUCKETS * NEW_PLACES + TRIED_BUCKETS * TRIED_PLACES) as usize;
 /// Peers with one and the same public IP address that were only told of. More would let one machine appear as many.
 const TOLD_PER_IP_MAX: usize = 2;
 
@@ -261,27 +260,46 @@ impl Book {
     ) -> Option<(PeerId, Endpoint)> {
         let prefers_tried = chance.below(2) == 0;
         let picked = match prefers_tried {
-            true => self.pick_tried(now, chance, &is_wanted).or_else(|| self.pick_new(now, chance, &is_wanted)),
-            false => self.pick_new(now, chance, &is_wanted).or_else(|| self.pick_tried(now, chance, &is_wanted)),
+            true => self
+                .pick_tried(now, chance, &is_wanted)
+                .or_else(|| self.pick_new(now, chance, &is_wanted)),
+            false => self
+                .pick_new(now, chance, &is_wanted)
+                .or_else(|| self.pick_tried(now, chance, &is_wanted)),
         };
         picked
     }
 
-    fn pick_tried(&self, now: Instant, chance: &mut Chance, is_wanted: &impl Fn(&PeerId, &Known) -> bool) -> Option<(PeerId, Endpoint)> {
+    fn pick_tried(
+        &self,
+        now: Instant,
+        chance: &mut Chance,
+        is_wanted: &impl Fn(&PeerId, &Known) -> bool,
+    ) -> Option<(PeerId, Endpoint)> {
         let now = seconds(now);
-        let fits = |(peer, known): &(&PeerId, &Known)| known.is_tried() && rested(known, now) && is_wanted(peer, known);
+        let fits = |(peer, known): &(&PeerId, &Known)| {
+            known.is_tried() && rested(known, now) && is_wanted(peer, known)
+        };
         let fitting: Vec<_> = self.known.iter().filter(fits).collect();
         let (peer, known) = *fitting.get(chance.below(fitting.len()))?;
         Some((*peer, known.endpoint.clone()))
     }
 
     /// Somebody new, to see whether it is there.
-    pub(super) fn pick_new(&self, now: Instant, chance: &mut Chance, is_wanted: &impl Fn(&PeerId, &Known) -> bool) -> Option<(PeerId, Endpoint)> {
+    pub(super) fn pick_new(
+        &self,
+        now: Instant,
+        chance: &mut Chance,
+        is_wanted: &impl Fn(&PeerId, &Known) -> bool,
+    ) -> Option<(PeerId, Endpoint)> {
         let now = seconds(now);
         let mut by_source: BTreeMap<Group, Vec<(&PeerId, &Known)>> = BTreeMap::new();
         for (peer, known) in &self.known {
             if !known.is_tried() && rested(known, now) && is_wanted(peer, known) {
-                by_source.entry(known.source).or_default().push((peer, known));
+                by_source
+                    .entry(known.source)
+                    .or_default()
+                    .push((peer, known));
             }
         }
         let fitting = by_source.values().nth(chance.below(by_source.len()))?;
@@ -290,11 +308,23 @@ impl Book {
     }
 
     /// Records to pass on: of peers that this node has met and not lost sight of, each as likely, at most `max`.
-    pub(super) fn records(&self, now: Instant, max: usize, chance: &mut Chance, is_wanted: impl Fn(&PeerId, &SignedRecord) -> bool) -> Vec<SignedRecord> {
+    pub(super) fn records(
+        &self,
+        now: Instant,
+        max: usize,
+        chance: &mut Chance,
+        is_wanted: impl Fn(&PeerId, &SignedRecord) -> bool,
+    ) -> Vec<SignedRecord> {
         let now = seconds(now);
-        let fresh = self.known.iter().filter(|(_, known)| known.is_met && known.failures == 0 && now - known.heard_at < DAY);
+        let fresh = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.is_met && known.failures == 0 && now - known.heard_at < DAY);
         let records = fresh.filter_map(|(peer, known)| Some((peer, known.record.as_ref()?)));
-        let mut records: Vec<&SignedRecord> = records.filter(|(peer, record)| is_wanted(peer, record)).map(|(_, record)| record).collect();
+        let mut records: Vec<&SignedRecord> = records
+            .filter(|(peer, record)| is_wanted(peer, record))
+            .map(|(_, record)| record)
+            .collect();
         for at in 0..max.min(records.len()) {
             let other = at + chance.below(records.len() - at);
             records.swap(at, other);
@@ -319,7 +349,17 @@ impl Book {
     }
 
     /// Puts back what an earlier run knew. Where two want one place, the first keeps it.
-    pub(super) fn restore(&mut self, peer: PeerId, endpoint: Endpoint, source: Group, heard_at: i64, reached_at: Option<i64>, is_met: bool, failures: u8, record: Option<SignedRecord>) {
+    pub(super) fn restore(
+        &mut self,
+        peer: PeerId,
+        endpoint: Endpoint,
+        source: Group,
+        heard_at: i64,
+        reached_at: Option<i64>,
+        is_met: bool,
+        failures: u8,
+        record: Option<SignedRecord>,
+    ) {
         let group = group_of(&endpoint);
         let tried = self.tried_place(&peer, group);
         let place = match reached_at {
@@ -362,10 +402,22 @@ impl Book {
         true
     }
 
-    fn put_new(&mut self, now: i64, peer: PeerId, addr: SocketAddr, source: Group, record: Option<SignedRecord>, is_met: bool) -> bool {
+    fn put_new(
+        &mut self,
+        now: i64,
+        peer: PeerId,
+        addr: SocketAddr,
+        source: Group,
+        record: Option<SignedRecord>,
+        is_met: bool,
+    ) -> bool {
         let place = self.new_place(&peer, Group::of(addr.ip()), source);
         if let Some(other) = self.places.get(&place).copied() {
-            if !self.known.get(&other).is_some_and(|other| other.is_poor(now)) {
+            if !self
+                .known
+                .get(&other)
+                .is_some_and(|other| other.is_poor(now))
+            {
                 return false;
             }
             self.take(&other);

@@ -165,7 +165,8 @@ impl Exchange {
 
     /// A question to a peer that may be asked. Its token.
     pub(super) fn ask(&mut self, now: Instant, peer: PeerId) -> u32 {
-        self.asked.retain(|_, question| now < question.at + EXCHANGE_INTERVAL);
+        self.asked
+            .retain(|_, question| now < question.at + EXCHANGE_INTERVAL);
         self.tokens = self.tokens.wrapping_add(1);
         let question = Question {
             token: self.tokens,
@@ -178,7 +179,14 @@ impl Exchange {
     }
 
     /// How many of the records that a peer tells are looked at; 0 if it was not asked.
-    pub(super) fn handle_tell(&mut self, now: Instant, peer: &PeerId, token: u32, is_last: bool, records: usize) -> usize {
+    pub(super) fn handle_tell(
+        &mut self,
+        now: Instant,
+        peer: &PeerId,
+        token: u32,
+        is_last: bool,
+        records: usize,
+    ) -> usize {
         let Some(question) = self.asked.get_mut(peer) else {
             return 0;
         };
@@ -234,7 +242,12 @@ mod tests {
     }
 
     fn record(n: u8) -> SignedRecord {
-        let addrs = (0..4).map(|at| SocketAddr::new(std::net::Ipv6Addr::new(0x2001, at, 0, 0, 0, 0, 0, n.into()).into(), 9000));
+        let addrs = (0..4).map(|at| {
+            SocketAddr::new(
+                std::net::Ipv6Addr::new(0x2001, at, 0, 0, 0, 0, 0, n.into()).into(),
+                9000,
+            )
+        });
         SignedRecord::sign(&Identity::from_seed(&[n; 32]), 1, addrs).unwrap()
     }
 
@@ -243,27 +256,51 @@ mod tests {
         for own in [None, Some(record(1))] {
             let bytes = ExchangeMessage::ask(7, own.as_ref());
             let record = own.as_ref().map(SignedRecord::as_bytes);
-            assert_eq!(ExchangeMessage::decode(&bytes), Some(ExchangeMessage::Ask { token: 7, record }));
+            assert_eq!(
+                ExchangeMessage::decode(&bytes),
+                Some(ExchangeMessage::Ask { token: 7, record })
+            );
         }
         let records: Vec<SignedRecord> = (0..60).map(record).collect();
         let parts = ExchangeMessage::tell(9, &records);
         let mut told = Vec::new();
         for (at, part) in parts.iter().enumerate() {
             assert!(part.len() < CONTROL_BODY_MAX, "{}", part.len());
-            let Some(ExchangeMessage::Tell { token: 9, is_last, records }) = ExchangeMessage::decode(part) else {
+            let Some(ExchangeMessage::Tell {
+                token: 9,
+                is_last,
+                records,
+            }) = ExchangeMessage::decode(part)
+            else {
                 panic!("part {at}");
             };
             assert_eq!(is_last, at + 1 == parts.len());
             told.extend(records.into_iter().map(<[u8]>::to_vec));
         }
-        let want: Vec<Vec<u8>> = records[..RECORDS_PER_ANSWER_MAX].iter().map(|record| record.as_bytes().to_vec()).collect();
+        let want: Vec<Vec<u8>> = records[..RECORDS_PER_ANSWER_MAX]
+            .iter()
+            .map(|record| record.as_bytes().to_vec())
+            .collect();
         assert_eq!(told, want);
-        assert_eq!(ExchangeMessage::tell(9, &[]).len(), 1, "also an empty answer is one");
+        assert_eq!(
+            ExchangeMessage::tell(9, &[]).len(),
+            1,
+            "also an empty answer is one"
+        );
     }
 
     #[test]
     fn malformed_messages_are_none() {
-        for bytes in [&[][..], &[1], &[1, 0, 0, 0], &[3, 0, 0, 0, 1], &[2, 0, 0, 0, 1], &[2, 0, 0, 0, 1, 1, 0], &[2, 0, 0, 0, 1, 1, 255, 255], &[1, 0, 0, 0, 1, 0, 9]] {
+        for bytes in [
+            &[][..],
+            &[1],
+            &[1, 0, 0, 0],
+            &[3, 0, 0, 0, 1],
+            &[2, 0, 0, 0, 1],
+            &[2, 0, 0, 0, 1, 1, 0],
+            &[2, 0, 0, 0, 1, 1, 255, 255],
+            &[1, 0, 0, 0, 1, 0, 9],
+        ] {
             assert_eq!(ExchangeMessage::decode(bytes), None, "{bytes:?}");
         }
     }
@@ -271,19 +308,45 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_looked_at() {
         let mut exchange = Exchange::default();
-        assert_eq!(exchange.handle_tell(at(0), &peer(1), 1, false, 50), 0, "unasked");
+        assert_eq!(
+            exchange.handle_tell(at(0), &peer(1), 1, false, 50),
+            0,
+            "unasked"
+        );
         let token = exchange.ask(at(0), peer(1));
         assert!(!exchange.may_ask(at(59), &peer(1)) && exchange.may_ask(at(60), &peer(1)));
-        assert_eq!(exchange.handle_tell(at(1), &peer(2), token, false, 50), 0, "somebody else");
-        assert_eq!(exchange.handle_tell(at(1), &peer(1), token + 1, false, 50), 0);
+        assert_eq!(
+            exchange.handle_tell(at(1), &peer(2), token, false, 50),
+            0,
+            "somebody else"
+        );
+        assert_eq!(
+            exchange.handle_tell(at(1), &peer(1), token + 1, false, 50),
+            0
+        );
         assert_eq!(exchange.handle_tell(at(1), &peer(1), token, false, 8), 8);
-        assert_eq!(exchange.handle_tell(at(1), &peer(1), token, false, 60_000), 42);
-        assert_eq!(exchange.handle_tell(at(1), &peer(1), token, false, 8), 0, "enough");
+        assert_eq!(
+            exchange.handle_tell(at(1), &peer(1), token, false, 60_000),
+            42
+        );
+        assert_eq!(
+            exchange.handle_tell(at(1), &peer(1), token, false, 8),
+            0,
+            "enough"
+        );
         let token = exchange.ask(at(60), peer(1));
         assert_eq!(exchange.handle_tell(at(61), &peer(1), token, true, 1), 1);
-        assert_eq!(exchange.handle_tell(at(61), &peer(1), token, true, 1), 0, "that was the end");
+        assert_eq!(
+            exchange.handle_tell(at(61), &peer(1), token, true, 1),
+            0,
+            "that was the end"
+        );
         let token = exchange.ask(at(120), peer(1));
-        assert_eq!(exchange.handle_tell(at(141), &peer(1), token, true, 1), 0, "too late");
+        assert_eq!(
+            exchange.handle_tell(at(141), &peer(1), token, true, 1),
+            0,
+            "too late"
+        );
     }
 
     #[test]
@@ -292,9 +355,14 @@ mod tests {
         assert!(exchange.handle_ask(at(0), peer(1)));
         assert!(!exchange.handle_ask(at(59), peer(1)));
         assert!(exchange.handle_ask(at(60), peer(1)));
-        let answered = (0..5000).filter(|n| exchange.handle_ask(at(61), peer(1000 + n))).count();
+        let answered = (0..5000)
+            .filter(|n| exchange.handle_ask(at(61), peer(1000 + n)))
+            .count();
         assert_eq!(answered, ANSWERED_MAX - 1);
-        assert!(exchange.handle_ask(at(200), peer(9999)), "the minute is over");
+        assert!(
+            exchange.handle_ask(at(200), peer(9999)),
+            "the minute is over"
+        );
         let asked = (0..500).filter(|n| {
             let may = exchange.may_ask(at(300), &peer(*n));
             if may {

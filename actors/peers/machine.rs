@@ -12,8 +12,8 @@ use super::error::{ConnectError, NotConnected};
 use super::gather::Gather;
 use super::limits::PeersLimits;
 use super::message::{
-    Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken, RequestId,
-    Traffic,
+    Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
+    RequestId, Traffic,
 };
 use super::roster::{Entries, Roster};
 use crate::connection::{DialError, DisconnectReason, Endpoint, RefusedReason};

@@ -124,8 +124,12 @@ pub use observed::OBSERVERS_MIN;
 pub use pace::DIALS_PER_SECOND_MAX;
 pub use persist::Save;
 pub use reconnect::{GaveUp, RECONNECT_MAX, Waiting};
-pub use record::{DOMAIN as RECORD_DOMAIN, RECORD_ADDRS_MAX, RecordError, SIGNED_RECORD_BYTES_MAX, SignedRecord};
+pub use record::{
+    DOMAIN as RECORD_DOMAIN, RECORD_ADDRS_MAX, RecordError, SIGNED_RECORD_BYTES_MAX, SignedRecord,
+};
 pub use roster::Roster;
-pub use store::{CURRENT_MAX, FILE_BYTES_MAX, FileKind, PROTECTED_MAX, StoreError, Stored, StoredPeer};
+pub use store::{
+    CURRENT_MAX, FILE_BYTES_MAX, FileKind, PROTECTED_MAX, StoreError, Stored, StoredPeer,
+};
 pub use subnet::{Group, ParseSubnetError, Subnet};
 pub use table::PEER_BYTES_MAX;

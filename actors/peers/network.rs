@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mischief_reactor::Instant;
 
+use super::PeerId;
 use super::backoff::ReconnectPolicy;
 use super::bans::{AllowList, Bans, BansFull, Target};
 use super::book::{Book, BookEntry};
@@ -28,7 +29,6 @@ use super::persist::Saving;
 use super::reconnect::{GaveUp, ReconnectQueue, Waiting};
 use super::record::SignedRecord;
 use super::store::PROTECTED_MAX;
-use super::PeerId;
 use crate::connection::{DisconnectReason, Endpoint, RefusedReason};
 use crate::identity::Identity;
 
@@ -392,12 +392,18 @@ impl<C: Copy + Ord + Debug> Network<C> {
             return None;
         }
         let (target, is_expired) = (*target, false);
-        self.notices.push_back(Notice::Unbanned { target, is_expired });
+        self.notices
+            .push_back(Notice::Unbanned { target, is_expired });
         Some(self.saving.mark(now, Duration::ZERO))
     }
 
     /// Has a peer never be trimmed and never be given up, or again like all others. `None` if as many are protected as can be.
-    pub fn handle_protect(&mut self, now: Instant, peer: PeerId, is_protected: bool) -> Option<u64> {
+    pub fn handle_protect(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        is_protected: bool,
+    ) -> Option<u64> {
         let is_new = is_protected && !self.peers.protected.contains(&peer);
         if is_new && self.peers.protected.len() >= PROTECTED_MAX {
             return None;
@@ -430,7 +436,8 @@ impl<C: Copy + Ord + Debug> Network<C> {
     pub fn bans(&self, now: Instant) -> Vec<(Target, Option<Duration>)> {
         let left = |until: Instant| until.saturating_duration_since(now);
         let bans = self.bans.iter();
-        bans.map(|(target, until)| (target, until.map(left))).collect()
+        bans.map(|(target, until)| (target, until.map(left)))
+            .collect()
     }
 
     /// The lost peers, soonest first.
@@ -522,7 +529,8 @@ impl<C: Copy + Ord + Debug> Network<C> {
         self.queue.expire(now);
         for target in self.bans.expire(now) {
             let is_expired = true;
-            self.notices.push_back(Notice::Unbanned { target, is_expired });
+            self.notices
+                .push_back(Notice::Unbanned { target, is_expired });
         }
     }
 
@@ -622,13 +630,15 @@ impl<C: Copy + Ord + Debug> Network<C> {
         addr: SocketAddr,
         direction: Direction,
     ) {
-        self.queue
-            .connected(now, &id, &self.settings.reconnect);
+        self.queue.connected(now, &id, &self.settings.reconnect);
         let connection = self.peers.connection(peer);
         let claims = connection.and_then(|connection| self.claims.remove(&connection));
         let claims = claims.unwrap_or_default();
         if direction == Direction::Outbound {
-            let purpose = self.purposes.values().find(|(purpose, _)| purpose.peer() == id);
+            let purpose = self
+                .purposes
+                .values()
+                .find(|(purpose, _)| purpose.peer() == id);
             let found = match purpose {
                 Some((Purpose::Reconnect(_), _)) => Some(Found::Reconnected),
                 Some(_) => Some(Found::Book),
@@ -724,7 +734,12 @@ impl<C: Copy + Ord + Debug> Network<C> {
         self.on_outreach_answer(now, purpose, &endpoint, result);
     }
 
-    fn on_reconnect_answer(&mut self, now: Instant, peer: PeerId, result: Result<(), ConnectError>) {
+    fn on_reconnect_answer(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        result: Result<(), ConnectError>,
+    ) {
         let policy = self.settings.reconnect;
         let error = match result {
             Ok(()) => return,
@@ -748,9 +763,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
                     self.note_twice(now, own, addr, None);
                 }
                 let is_protected = self.peers.protected.contains(&peer);
-                let given_up =
-                    self.queue
-                        .fail(now, &peer, is_protected, &policy, &mut self.chance);
+                let given_up = self
+                    .queue
+                    .fail(now, &peer, is_protected, &policy, &mut self.chance);
                 if self.settings.keeps_book {
                     self.book.fail(now, &peer);
                 }
@@ -845,7 +860,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
         let mut banned: Vec<PeerId> = banned.map(|place| place.id).collect();
         drop(table);
         // Those that are about to connect, and those that are waited for.
-        let undecided = self.peers.contests.keys().filter(|id| self.bans.bans_peer(id));
+        let undecided = self
+            .peers
+            .contests
+            .keys()
+            .filter(|id| self.bans.bans_peer(id));
         banned.extend(undecided);
         for peer in banned {
             let (refused, reason) = (RefusedReason::Banned, DisconnectReason::Banned);

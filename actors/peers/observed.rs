@@ -36,7 +36,11 @@ impl Observed {
         self.votes.insert(key, seen);
         let known = &mut self.known[usize::from(is_v4)];
         let votes = self.votes.values().filter(|vote| **vote == seen).count();
-        let for_known = self.votes.values().filter(|vote| Some(**vote) == *known).count();
+        let for_known = self
+            .votes
+            .values()
+            .filter(|vote| Some(**vote) == *known)
+            .count();
         let is_new = *known != Some(seen) && votes >= OBSERVERS_MIN && votes > for_known;
         is_new.then(|| *known.insert(seen))
     }
@@ -59,7 +63,14 @@ mod tests {
     fn three_groups_have_to_agree() {
         let mut observed = Observed::default();
         let own = ip("198.51.100.7");
-        for from in ["1.1.0.1", "1.1.0.2", "1.1.200.3", "2.2.0.1", "10.0.0.1", "10.0.0.2"] {
+        for from in [
+            "1.1.0.1",
+            "1.1.0.2",
+            "1.1.200.3",
+            "2.2.0.1",
+            "10.0.0.1",
+            "10.0.0.2",
+        ] {
             assert_eq!(observed.vote(ip(from), own), None, "{from}");
         }
         assert_eq!(observed.vote(ip("3.3.0.1"), own), Some(own));

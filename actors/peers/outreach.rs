@@ -150,7 +150,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
         let Some(ip) = self.observed.vote(from.ip(), seen.ip()) else {
             return;
         };
-        let port = self.outreach.listen.iter().find(|addr| addr.is_ipv4() == ip.is_ipv4());
+        let port = self
+            .outreach
+            .listen
+            .iter()
+            .find(|addr| addr.is_ipv4() == ip.is_ipv4());
         if let Some(port) = port.map(SocketAddr::port) {
             let addr = SocketAddr::new(ip, port);
             self.notices.push_back(Notice::ExternalAddr { addr });
@@ -174,10 +178,13 @@ impl<C: Copy + Ord + Debug> Network<C> {
             }
             Direction::Inbound => {
                 // The port of the socket is its own for this connection; the one that it listens on is in its hello.
-                let same_family = |listen: &&SocketAddr| listen.ip().to_canonical().is_ipv4() == addr.ip().is_ipv4();
+                let same_family = |listen: &&SocketAddr| {
+                    listen.ip().to_canonical().is_ipv4() == addr.ip().is_ipv4()
+                };
                 let listen = claims.listen.iter().find(same_family);
                 let listen = listen.map(|listen| SocketAddr::new(addr.ip(), listen.port()));
-                self.book.meet(now, id, listen.filter(|listen| is_dialable(*listen)));
+                self.book
+                    .meet(now, id, listen.filter(|listen| is_dialable(*listen)));
             }
         }
         self.wake_outreach(now);
@@ -233,7 +240,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
     }
 
     fn lacks_peers(&self) -> bool {
-        let under_way = self.purposes.values().filter(|(purpose, _)| !matches!(purpose, Purpose::Feeler(_)));
+        let under_way = self
+            .purposes
+            .values()
+            .filter(|(purpose, _)| !matches!(purpose, Purpose::Feeler(_)));
         let expected = self.peers.table.outbound() as usize + under_way.count();
         expected < self.settings.outbound_target as usize
     }
@@ -271,7 +281,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
             let is_taken = *peer == self.peers.own_id()
                 || self.peers.find(peer).is_some()
                 || self.queue.waits_for(peer)
-                || self.purposes.values().any(|(purpose, _)| purpose.peer() == *peer)
+                || self
+                    .purposes
+                    .values()
+                    .any(|(purpose, _)| purpose.peer() == *peer)
                 || self.bans.bans_peer(peer);
             let Endpoint::Address(addr) = known.endpoint else {
                 return !is_taken && known.is_tried();
@@ -296,7 +309,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
     }
 
     fn dial_known(&mut self, now: Instant, purpose: Purpose, endpoint: Endpoint) {
-        let is_told_only = self.book.get(&purpose.peer()).is_some_and(|known| known.reached_at.is_none());
+        let is_told_only = self
+            .book
+            .get(&purpose.peer())
+            .is_some_and(|known| known.reached_at.is_none());
         if let Endpoint::Address(addr) = &endpoint
             && is_told_only
         {
@@ -322,9 +338,17 @@ impl<C: Copy + Ord + Debug> Network<C> {
                     let _ = self.peers.handle_disconnect(now, &peer);
                 }
             }
-            Err(ConnectError::Busy { .. } | ConnectError::Full { .. } | ConnectError::Stopping | ConnectError::Cancelled) => {}
+            Err(
+                ConnectError::Busy { .. }
+                | ConnectError::Full { .. }
+                | ConnectError::Stopping
+                | ConnectError::Cancelled,
+            ) => {}
             Err(error) => {
-                let is_told_only = self.book.get(&peer).is_none_or(|known| known.reached_at.is_none());
+                let is_told_only = self
+                    .book
+                    .get(&peer)
+                    .is_none_or(|known| known.reached_at.is_none());
                 if let Endpoint::Address(addr) = endpoint
                     && is_told_only
                 {
@@ -345,7 +369,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
 
     /// Asks one of the connected peers, any of them, unless all were asked lately.
     fn ask_somebody(&mut self, now: Instant) {
-        let mut connected: Vec<(PeerId, C)> = self.peers.peers().map(|(_, id, connection)| (id, connection)).collect();
+        let mut connected: Vec<(PeerId, C)> = self
+            .peers
+            .peers()
+            .map(|(_, id, connection)| (id, connection))
+            .collect();
         connected.retain(|(id, _)| self.exchange.may_ask(now, id));
         let interval = match self.lacks_peers() {
             true => EXCHANGE_INTERVAL,
@@ -381,8 +409,14 @@ impl<C: Copy + Ord + Debug> Network<C> {
                     self.tell(now, connection, record.id, record.addr, token);
                 }
             }
-            Some(ExchangeMessage::Tell { token, is_last, records }) => {
-                let looked_at = self.exchange.handle_tell(now, &record.id, token, is_last, records.len());
+            Some(ExchangeMessage::Tell {
+                token,
+                is_last,
+                records,
+            }) => {
+                let looked_at =
+                    self.exchange
+                        .handle_tell(now, &record.id, token, is_last, records.len());
                 for told in &records[..looked_at] {
                     self.hear(now, record.id, record.addr, told);
                 }
@@ -394,7 +428,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
     fn tell(&mut self, now: Instant, connection: C, to: PeerId, addr: SocketAddr, token: u32) {
         let own = self.outreach.own_record.clone();
         let is_use = |peer: &PeerId, record: &SignedRecord| {
-            *peer != to && record.addrs().iter().any(|other| is_plausible(addr.ip(), *other))
+            *peer != to
+                && record
+                    .addrs()
+                    .iter()
+                    .any(|other| is_plausible(addr.ip(), *other))
         };
         let max = RECORDS_PER_ANSWER_MAX - usize::from(own.is_some());
         let mut chance = self.chance.clone();
@@ -402,7 +440,8 @@ impl<C: Copy + Ord + Debug> Network<C> {
         self.chance = chance;
         records.extend(own);
         let parts = ExchangeMessage::tell(token, &records);
-        self.transmits.extend(parts.into_iter().map(|part| (connection, part)));
+        self.transmits
+            .extend(parts.into_iter().map(|part| (connection, part)));
     }
 
     /// A peer's record of itself. It is believed only if the peer is seen at one of the addresses.
@@ -413,9 +452,14 @@ impl<C: Copy + Ord + Debug> Network<C> {
         let Ok(record) = SignedRecord::decode(bytes) else {
             return;
         };
-        let own = record.addrs().iter().find(|own| own.ip() == addr.ip()).copied();
+        let own = record
+            .addrs()
+            .iter()
+            .find(|own| own.ip() == addr.ip())
+            .copied();
         if let Some(own) = own {
-            self.book.hear(now, id, own, Group::of(addr.ip()), Some(record));
+            self.book
+                .hear(now, id, own, Group::of(addr.ip()), Some(record));
             self.book.meet(now, id, None);
             self.saving.mark(now, SAVE_DELAY);
         }
@@ -444,7 +488,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
         };
         let addr = record.addrs().iter().find(is_usable).copied();
         if let Some(addr) = addr {
-            let is_new = self.book.hear(now, peer, addr, Group::of(from.ip()), Some(record));
+            let is_new = self
+                .book
+                .hear(now, peer, addr, Group::of(from.ip()), Some(record));
             if is_new {
                 self.saving.mark(now, SAVE_DELAY);
                 self.wake_outreach(now);

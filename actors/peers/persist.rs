@@ -112,8 +112,12 @@ impl<C: Copy + Ord + Debug> Network<C> {
     /// Whom this node dialled and is, or wants to be, connected to.
     fn current(&self) -> Vec<(PeerId, Endpoint)> {
         let table = self.peers.table.read();
-        let is_own = |id: &PeerId, direction| direction == Direction::Outbound || self.peers.protected.contains(id);
-        let connected = table.places().filter(|place| is_own(&place.id, place.direction));
+        let is_own = |id: &PeerId, direction| {
+            direction == Direction::Outbound || self.peers.protected.contains(id)
+        };
+        let connected = table
+            .places()
+            .filter(|place| is_own(&place.id, place.direction));
         let connected = connected.filter_map(|place| {
             let endpoint = self.dialable(&place.id, place.addr, place.direction)?;
             Some((place.id, endpoint))
@@ -150,7 +154,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
             bans: bans.collect(),
             protected: self.peers.protected.iter().copied().collect(),
             sequence: self.outreach.sequence,
-            current: self.saving.current.clone().unwrap_or_else(|| self.current()),
+            current: self
+                .saving
+                .current
+                .clone()
+                .unwrap_or_else(|| self.current()),
         }
     }
 
@@ -164,17 +172,32 @@ impl<C: Copy + Ord + Debug> Network<C> {
         };
         if self.settings.keeps_book {
             for peer in stored.peers {
-                let StoredPeer { peer, endpoint, source, heard_at, reached_at, is_met, failures, record } = peer;
+                let StoredPeer {
+                    peer,
+                    endpoint,
+                    source,
+                    heard_at,
+                    reached_at,
+                    is_met,
+                    failures,
+                    record,
+                } = peer;
                 let heard_at = second - age(heard_at);
                 let reached_at = reached_at.map(|at| second - age(at));
-                self.book.restore(peer, endpoint, source, heard_at, reached_at, is_met, failures, record);
+                self.book.restore(
+                    peer, endpoint, source, heard_at, reached_at, is_met, failures, record,
+                );
             }
         }
         for (target, until) in stored.bans {
-            let left = until.map(|until| until.as_unix_nanos().saturating_sub(wall.as_unix_nanos()));
+            let left =
+                until.map(|until| until.as_unix_nanos().saturating_sub(wall.as_unix_nanos()));
             if left != Some(0) {
                 // As many as there can be were written.
-                let _ = self.bans.ban(target, left.map(|left| now.saturating_add(Duration::from_nanos(left))));
+                let _ = self.bans.ban(
+                    target,
+                    left.map(|left| now.saturating_add(Duration::from_nanos(left))),
+                );
             }
         }
         for peer in stored.protected {
@@ -185,7 +208,8 @@ impl<C: Copy + Ord + Debug> Network<C> {
             for (peer, endpoint) in stored.current {
                 let is_other = peer != self.peers.own_id() && !self.bans.bans_peer(&peer);
                 if is_other {
-                    self.queue.resume(now, peer, endpoint, RESUME_WITHIN, &mut self.chance);
+                    self.queue
+                        .resume(now, peer, endpoint, RESUME_WITHIN, &mut self.chance);
                 }
             }
         }

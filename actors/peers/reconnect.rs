@@ -123,7 +123,10 @@ impl ReconnectQueue {
         if self.entries.len() <= RECONNECT_MAX {
             return None;
         }
-        let not_back = self.entries.iter().filter(|(_, entry)| !matches!(entry.state, State::Back(_)));
+        let not_back = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !matches!(entry.state, State::Back(_)));
         let (longest, _) = not_back.min_by_key(|(_, entry)| entry.lost_at)?;
         let longest = *longest;
         self.take(&longest);
@@ -131,7 +134,14 @@ impl ReconnectQueue {
     }
 
     /// A peer of the last run is to be dialled again, at a time within `within`.
-    pub(super) fn resume(&mut self, now: Instant, peer: PeerId, endpoint: Endpoint, within: Duration, chance: &mut Chance) {
+    pub(super) fn resume(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        endpoint: Endpoint,
+        within: Duration,
+        chance: &mut Chance,
+    ) {
         if self.entries.contains_key(&peer) || self.entries.len() >= RECONNECT_MAX {
             return;
         }
@@ -151,13 +161,22 @@ impl ReconnectQueue {
             return None;
         }
         self.due.remove(&(at, peer));
-        let entry = self.entries.get_mut(&peer).expect("whoever is due is there");
+        let entry = self
+            .entries
+            .get_mut(&peer)
+            .expect("whoever is due is there");
         entry.state = State::Dialled;
         Some((peer, entry.endpoint.clone()))
     }
 
     /// An attempt was not even begun, because there is too much to do here: it is made a little later.
-    pub(super) fn put_off(&mut self, now: Instant, peer: &PeerId, policy: &ReconnectPolicy, chance: &mut Chance) {
+    pub(super) fn put_off(
+        &mut self,
+        now: Instant,
+        peer: &PeerId,
+        policy: &ReconnectPolicy,
+        chance: &mut Chance,
+    ) {
         if let Some(mut entry) = self.take(peer) {
             let bound = policy.bound(entry.failed.max(1), false);
             entry.state = State::Waits(now + chance.up_to(bound) + Duration::from_millis(100));
@@ -166,7 +185,14 @@ impl ReconnectQueue {
     }
 
     /// An attempt has failed. `Some`: the peer is given up after so many.
-    pub(super) fn fail(&mut self, now: Instant, peer: &PeerId, is_protected: bool, policy: &ReconnectPolicy, chance: &mut Chance) -> Option<u32> {
+    pub(super) fn fail(
+        &mut self,
+        now: Instant,
+        peer: &PeerId,
+        is_protected: bool,
+        policy: &ReconnectPolicy,
+        chance: &mut Chance,
+    ) -> Option<u32> {
         let mut entry = self.take(peer)?;
         if matches!(entry.state, State::Back(_)) {
             self.put(*peer, entry);
@@ -205,7 +231,10 @@ impl ReconnectQueue {
         let waiting = std::mem::take(&mut self.due);
         for (at, peer) in waiting {
             let soon = at.min(now + chance.up_to(WAKE_SPREAD));
-            let entry = self.entries.get_mut(&peer).expect("whoever is due is there");
+            let entry = self
+                .entries
+                .get_mut(&peer)
+                .expect("whoever is due is there");
             entry.state = State::Waits(soon);
             self.due.insert((soon, peer));
         }
@@ -312,16 +341,28 @@ mod tests {
 
     impl Queue {
         fn new(policy: ReconnectPolicy) -> Queue {
-            Queue { queue: ReconnectQueue::default(), policy, chance: Chance::new(7) }
+            Queue {
+                queue: ReconnectQueue::default(),
+                policy,
+                chance: Chance::new(7),
+            }
         }
 
         fn lose(&mut self, now: Instant, n: u32, connected_for: u64) -> Option<PeerId> {
             let connected_for = Duration::from_secs(connected_for);
-            self.queue.lose(now, peer(n), endpoint(), connected_for, &self.policy, &mut self.chance)
+            self.queue.lose(
+                now,
+                peer(n),
+                endpoint(),
+                connected_for,
+                &self.policy,
+                &mut self.chance,
+            )
         }
 
         fn fail(&mut self, now: Instant, n: u32) -> Option<u32> {
-            self.queue.fail(now, &peer(n), false, &self.policy, &mut self.chance)
+            self.queue
+                .fail(now, &peer(n), false, &self.policy, &mut self.chance)
         }
 
         /// Lets time pass until the next attempt.
@@ -338,7 +379,10 @@ mod tests {
         assert!(queue.queue.waits_for(&peer(1)));
         let (now, who) = queue.next();
         assert_eq!(who, peer(1));
-        assert!(now <= at(1), "after a good connection the first attempt comes soon");
+        assert!(
+            now <= at(1),
+            "after a good connection the first attempt comes soon"
+        );
         assert_eq!(queue.fail(now, 1), None);
         let (later, _) = queue.next();
         assert!(later <= now + Duration::from_secs(30));
@@ -388,7 +432,10 @@ mod tests {
             let next = waiting.next_in.unwrap();
             tenths[(next.as_millis() as usize / 100).min(19)] += 1;
         }
-        assert!(tenths.iter().all(|&count| (25..=80).contains(&count)), "{tenths:?}");
+        assert!(
+            tenths.iter().all(|&count| (25..=80).contains(&count)),
+            "{tenths:?}"
+        );
     }
 
     #[test]
@@ -400,20 +447,29 @@ mod tests {
         }
         for _ in 0..800 {
             let (now, who) = queue.next();
-            queue.queue.fail(now, &who, false, &policy, &mut queue.chance);
+            queue
+                .queue
+                .fail(now, &who, false, &policy, &mut queue.chance);
         }
         let now = queue.queue.deadlines()[0].unwrap();
         queue.queue.hurry(now, &mut queue.chance);
         let list = queue.queue.list(now);
-        assert!(list.iter().all(|waiting| waiting.next_in.unwrap() <= WAKE_SPREAD));
+        assert!(
+            list.iter()
+                .all(|waiting| waiting.next_in.unwrap() <= WAKE_SPREAD)
+        );
         let attempts: u32 = list.iter().map(|waiting| waiting.attempts).sum();
         assert_eq!(attempts, 800, "it is no failure");
         let later = now + WAKE_SPREAD;
         while let Some((who, _)) = queue.queue.take_due(later) {
-            queue.queue.fail(later, &who, false, &policy, &mut queue.chance);
+            queue
+                .queue
+                .fail(later, &who, false, &policy, &mut queue.chance);
         }
         let list = queue.queue.list(later);
-        let soon = list.iter().filter(|waiting| waiting.next_in.unwrap() < Duration::from_secs(2));
+        let soon = list
+            .iter()
+            .filter(|waiting| waiting.next_in.unwrap() < Duration::from_secs(2));
         let soon = soon.count();
         assert!(soon < 25, "then they wait as before: {soon}");
     }
@@ -425,7 +481,12 @@ mod tests {
         for _ in 0..100 {
             let (now, _) = queue.next();
             let policy = queue.policy;
-            assert_eq!(queue.queue.fail(now, &peer(1), true, &policy, &mut queue.chance), None);
+            assert_eq!(
+                queue
+                    .queue
+                    .fail(now, &peer(1), true, &policy, &mut queue.chance),
+                None
+            );
         }
     }
 

@@ -126,12 +126,16 @@ impl SignedRecord {
     pub(super) fn from_file(bytes: &[u8]) -> Option<SignedRecord> {
         let (signed, _) = bytes.split_last_chunk::<SIGNATURE_BYTES>()?;
         let (peer, sequence, addrs) = read(signed)?;
-        addrs.iter().copied().all(is_dialable).then(|| SignedRecord {
-            peer,
-            sequence,
-            addrs,
-            bytes: bytes.into(),
-        })
+        addrs
+            .iter()
+            .copied()
+            .all(is_dialable)
+            .then(|| SignedRecord {
+                peer,
+                sequence,
+                addrs,
+                bytes: bytes.into(),
+            })
     }
 
     /// Whose it is, without a look at the signature.
@@ -233,8 +237,14 @@ mod tests {
         let read = SignedRecord::decode(record.as_bytes()).unwrap();
         assert_eq!(read, record);
         assert_eq!((read.peer(), read.sequence()), (identity(1).peer_id(), 7));
-        assert_eq!(read.addrs(), addrs(&["192.0.2.1:9000", "[2001:db8::1]:9001"]));
-        assert_eq!(SignedRecord::peer_of(record.as_bytes()), Some(record.peer()));
+        assert_eq!(
+            read.addrs(),
+            addrs(&["192.0.2.1:9000", "[2001:db8::1]:9001"])
+        );
+        assert_eq!(
+            SignedRecord::peer_of(record.as_bytes()),
+            Some(record.peer())
+        );
     }
 
     #[test]

@@ -153,12 +153,16 @@ impl Stored {
             out.extend_from_slice(&self.sequence.to_be_bytes());
         });
         for peer in self.protected.iter().take(PROTECTED_MAX) {
-            put_entry(bytes, PROTECTED, |out| out.extend_from_slice(peer.as_bytes()));
+            put_entry(bytes, PROTECTED, |out| {
+                out.extend_from_slice(peer.as_bytes())
+            });
         }
         for (target, until) in self.bans.iter().take(2 * BANS_MAX) {
             put_entry(bytes, BAN, |out| {
                 // 0 stands for no end.
-                out.extend_from_slice(&until.map_or(0, |at| at.as_unix_secs().max(1)).to_be_bytes());
+                out.extend_from_slice(
+                    &until.map_or(0, |at| at.as_unix_secs().max(1)).to_be_bytes(),
+                );
                 match target {
                     Target::Peer(peer) => {
                         out.push(TARGET_PEER);
@@ -350,10 +354,17 @@ mod tests {
             ..peer(1, "192.0.2.9:9000")
         };
         Stored {
-            peers: vec![peer(1, "host.example:9000"), peer(2, "[2001:db8::1]:9"), signed],
+            peers: vec![
+                peer(1, "host.example:9000"),
+                peer(2, "[2001:db8::1]:9"),
+                signed,
+            ],
             bans: vec![
                 (Target::Peer(PeerId::from_bytes([8; 32])), None),
-                (Target::Subnet("192.0.2.0/24".parse().unwrap()), Some(wall(1_800_000_000))),
+                (
+                    Target::Subnet("192.0.2.0/24".parse().unwrap()),
+                    Some(wall(1_800_000_000)),
+                ),
                 (Target::Subnet("2001:db8::/32".parse().unwrap()), None),
             ],
             protected: vec![PeerId::from_bytes([9; 32])],
@@ -365,15 +376,30 @@ mod tests {
     #[test]
     fn both_files_are_read_as_they_were_written() {
         let stored = stored();
-        assert_eq!(Stored::decode(&stored.encode(FileKind::Ever), FileKind::Ever), Ok(stored));
+        assert_eq!(
+            Stored::decode(&stored.encode(FileKind::Ever), FileKind::Ever),
+            Ok(stored)
+        );
         let current = Stored {
-            current: vec![(PeerId::from_bytes([1; 32]), parse_addr("a.example:1").unwrap())],
+            current: vec![(
+                PeerId::from_bytes([1; 32]),
+                parse_addr("a.example:1").unwrap(),
+            )],
             ..Stored::default()
         };
-        assert_eq!(Stored::decode(&current.encode(FileKind::Current), FileKind::Current), Ok(current));
+        assert_eq!(
+            Stored::decode(&current.encode(FileKind::Current), FileKind::Current),
+            Ok(current)
+        );
         let empty = Stored::default().encode(FileKind::Ever);
-        assert_eq!(Stored::decode(&empty, FileKind::Ever), Ok(Stored::default()));
-        assert_eq!(Stored::decode(&empty, FileKind::Current), Err(StoreError::NotOurs));
+        assert_eq!(
+            Stored::decode(&empty, FileKind::Ever),
+            Ok(Stored::default())
+        );
+        assert_eq!(
+            Stored::decode(&empty, FileKind::Current),
+            Err(StoreError::NotOurs)
+        );
     }
 
     #[test]
@@ -383,17 +409,37 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             assert!(Stored::decode(&changed, FileKind::Ever).is_err(), "{at}");
-            assert!(Stored::decode(&bytes[..at], FileKind::Ever).is_err(), "{at}");
+            assert!(
+                Stored::decode(&bytes[..at], FileKind::Ever).is_err(),
+                "{at}"
+            );
         }
-        assert_eq!(Stored::decode(&[0; FILE_BYTES_MAX + 1], FileKind::Ever), Err(StoreError::TooLong));
+        assert_eq!(
+            Stored::decode(&[0; FILE_BYTES_MAX + 1], FileKind::Ever),
+            Err(StoreError::TooLong)
+        );
     }
 
     #[test]
     fn a_full_book_fits() {
         let identity = Identity::from_seed(&[4; 32]);
-        let addrs = (0..4u16).map(|n| SocketAddr::new(std::net::Ipv6Addr::new(0x2001, n, 1, 1, 1, 1, 1, 1).into(), 9000));
+        let addrs = (0..4u16).map(|n| {
+            SocketAddr::new(
+                std::net::Ipv6Addr::new(0x2001, n, 1, 1, 1, 1, 1, 1).into(),
+                9000,
+            )
+        });
         let record = SignedRecord::sign(&identity, 1, addrs);
-        let name = format!("{}.example", ["a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(50)].join("."));
+        let name = format!(
+            "{}.example",
+            [
+                "a".repeat(60),
+                "b".repeat(60),
+                "c".repeat(60),
+                "d".repeat(50)
+            ]
+            .join(".")
+        );
         let peer = StoredPeer {
             endpoint: parse_addr(&format!("{name}:65535")).unwrap(),
             record,

@@ -152,9 +152,7 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
                 || ip.is_link_local()
                 || is_shared.is_some_and(|shared| shared.contains(ip.into()))
         }
-        IpAddr::V6(ip) => {
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 
@@ -162,7 +160,10 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
 pub(super) fn is_dialable(addr: SocketAddr) -> bool {
     let is_one_node = match addr.ip().to_canonical() {
         IpAddr::V4(ip) => {
-            !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] >= 240)
+            !(ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip.octets()[0] >= 240)
         }
         IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast()),
     };
@@ -188,7 +189,16 @@ mod tests {
         check("2001:db8:1::/32", "2001:db8::/32");
         check("::/0", "::/0");
         check("::ffff:192.0.2.1", "192.0.2.1/32");
-        for bad in ["", "/", "192.0.2.0/33", "::/129", "host/8", "192.0.2.0/", "1.2.3.4/-1", "1.2.3.4/+8"] {
+        for bad in [
+            "",
+            "/",
+            "192.0.2.0/33",
+            "::/129",
+            "host/8",
+            "192.0.2.0/",
+            "1.2.3.4/-1",
+            "1.2.3.4/+8",
+        ] {
             assert_eq!(bad.parse::<Subnet>(), Err(ParseSubnetError), "{bad}");
         }
     }
@@ -215,14 +225,25 @@ mod tests {
         assert_ne!(group("1.2.3.4"), group("1.3.3.4"));
         assert_eq!(group("2001:db8::1"), group("2001:db8:ffff::2"));
         assert_ne!(group("10.0.0.1"), group("10.0.0.2"));
-        assert_eq!(Group::from_be_bytes(group("1.2.3.4").to_be_bytes()), group("1.2.3.4"));
+        assert_eq!(
+            Group::from_be_bytes(group("1.2.3.4").to_be_bytes()),
+            group("1.2.3.4")
+        );
     }
 
     #[test]
     fn only_single_nodes_are_dialable() {
         let dialable = |addr: &str| is_dialable(addr.parse().unwrap());
         assert!(dialable("1.2.3.4:1") && dialable("127.0.0.1:9000") && dialable("[2001:db8::1]:9"));
-        for bad in ["1.2.3.4:0", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "240.0.0.1:1", "[::]:1", "[ff02::1]:1"] {
+        for bad in [
+            "1.2.3.4:0",
+            "0.0.0.0:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "240.0.0.1:1",
+            "[::]:1",
+            "[ff02::1]:1",
+        ] {
             assert!(!dialable(bad), "{bad}");
         }
     }

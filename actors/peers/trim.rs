@@ -45,15 +45,17 @@ pub(super) fn choose(
     for peer in placed {
         let (size, youngest) = groups.entry(peer.group).or_default();
         *size += 1;
-        let may_go = !peer.is_protected
-            && (peer.is_inbound || newcomer.is_protected && !only_inbound);
+        let may_go =
+            !peer.is_protected && (peer.is_inbound || newcomer.is_protected && !only_inbound);
         let is_younger = youngest.is_none_or(|other| other.since <= peer.since);
         if may_go && is_younger {
             *youngest = Some(peer);
         }
     }
     let own_size = groups.get(&newcomer.group).map_or(0, |(size, _)| *size);
-    let with_victim = groups.into_values().filter_map(|(size, youngest)| Some((size, youngest?)));
+    let with_victim = groups
+        .into_values()
+        .filter_map(|(size, youngest)| Some((size, youngest?)));
     let (size, victim) = with_victim.max_by_key(|(size, victim)| (*size, victim.since))?;
     (newcomer.is_protected || size > own_size + 1).then_some(victim.peer)
 }
@@ -74,7 +76,10 @@ mod tests {
         let placed = texts.iter().enumerate().map(|(n, text)| {
             let (ip, flags) = text.split_once(' ').unwrap();
             Placed {
-                peer: PeerRef { index: n as u32, generation: 1 },
+                peer: PeerRef {
+                    index: n as u32,
+                    generation: 1,
+                },
                 group: group(ip),
                 since: Instant::ZERO + Duration::from_secs(n as u64),
                 is_inbound: flags.contains('i'),
@@ -86,7 +91,9 @@ mod tests {
 
     #[track_caller]
     fn check(placed: &[&str], newcomer: &str, only_inbound: bool, want: Option<u32>) {
-        let [newcomer] = peers(&[newcomer])[..] else { unreachable!() };
+        let [newcomer] = peers(&[newcomer])[..] else {
+            unreachable!()
+        };
         let newcomer = Newcomer {
             group: newcomer.group,
             is_inbound: newcomer.is_inbound,
@@ -98,24 +105,64 @@ mod tests {
 
     #[test]
     fn the_youngest_of_the_largest_group_makes_room() {
-        check(&["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 i", "2.2.0.1 i"], "3.3.0.1 i", true, Some(2));
+        check(
+            &["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 i", "2.2.0.1 i"],
+            "3.3.0.1 i",
+            true,
+            Some(2),
+        );
         check(&["1.1.0.1 i", "2.2.0.1 i"], "3.3.0.1 i", true, None);
-        check(&["1.1.0.1 i", "1.1.0.2 i", "2.2.0.1 i"], "1.1.0.9 i", true, None);
-        check(&["1.1.0.1 i", "1.1.0.2 i", "2.2.0.1 i"], "2.2.0.9 i", true, None);
+        check(
+            &["1.1.0.1 i", "1.1.0.2 i", "2.2.0.1 i"],
+            "1.1.0.9 i",
+            true,
+            None,
+        );
+        check(
+            &["1.1.0.1 i", "1.1.0.2 i", "2.2.0.1 i"],
+            "2.2.0.9 i",
+            true,
+            None,
+        );
     }
 
     #[test]
     fn what_this_node_chose_stays() {
-        check(&["1.1.0.1 o", "1.1.0.2 o", "1.1.0.3 o"], "3.3.0.1 i", false, None);
-        check(&["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 o"], "3.3.0.1 i", false, Some(1));
-        check(&["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 i"], "3.3.0.1 o", false, None);
+        check(
+            &["1.1.0.1 o", "1.1.0.2 o", "1.1.0.3 o"],
+            "3.3.0.1 i",
+            false,
+            None,
+        );
+        check(
+            &["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 o"],
+            "3.3.0.1 i",
+            false,
+            Some(1),
+        );
+        check(
+            &["1.1.0.1 i", "1.1.0.2 i", "1.1.0.3 i"],
+            "3.3.0.1 o",
+            false,
+            None,
+        );
     }
 
     #[test]
     fn a_protected_newcomer_gets_a_place_unless_all_are_protected() {
         check(&["1.1.0.1 i", "2.2.0.1 o"], "3.3.0.1 op", false, Some(1));
         check(&["1.1.0.1 i", "2.2.0.1 o"], "3.3.0.1 ip", true, Some(0));
-        check(&["1.1.0.1 ip", "1.1.0.2 ip", "1.1.0.3 ip"], "3.3.0.1 ip", true, None);
-        check(&["1.1.0.1 ip", "1.1.0.2 i", "1.1.0.3 ip", "1.1.0.4 ip"], "3.3.0.1 i", true, Some(1));
+        check(
+            &["1.1.0.1 ip", "1.1.0.2 ip", "1.1.0.3 ip"],
+            "3.3.0.1 ip",
+            true,
+            None,
+        );
+        check(
+            &["1.1.0.1 ip", "1.1.0.2 i", "1.1.0.3 ip", "1.1.0.4 ip"],
+            "3.3.0.1 i",
+            true,
+            Some(1),
+        );
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::error::{ErrorKind, RequestError};
+use crate::json::peers::{self, NetworkCommand};
 
 /// The longest message type, in bytes.
 const TYPE_LEN_MAX: usize = 128;
@@ -60,6 +61,8 @@ pub enum Command {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// About lost, banned, protected and known peers.
+    Network(NetworkCommand),
     /// Tell the node's statistics.
     Stats,
     /// Shut down.
@@ -123,6 +126,15 @@ pub const COMMANDS: &[CommandShape] = &[
         optional: &["peer"],
         answers: &[&[], &["sent", "failed"]],
     },
+    peers::PEER,
+    peers::PROTECT,
+    peers::BAN,
+    peers::UNBAN,
+    peers::BANS,
+    peers::RECONNECT_QUEUE,
+    peers::CLEAR_RECONNECT_QUEUE,
+    peers::ADDRESS_BOOK,
+    peers::FORGET,
     CommandShape {
         name: "stats",
         required: &[],
@@ -303,12 +315,15 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
-        _ => unreachable!("every name of COMMANDS is handled"),
+        name => match peers::read(name, &mut members) {
+            Some(command) => command.map(Command::Network),
+            None => unreachable!("every name of COMMANDS is handled"),
+        },
     }
 }
 
 /// The members of a command, taken out one by one.
-struct Members {
+pub(super) struct Members {
     shape: &'static CommandShape,
     members: Map<String, Value>,
 }
@@ -343,6 +358,11 @@ impl Members {
             .ok_or_else(|| RequestError::bad_request(format!("`{name}` is missing")))
     }
 
+    /// `null` is a value, too.
+    pub(super) fn value_if_present(&mut self, name: &str) -> Option<Value> {
+        self.members.remove(name)
+    }
+
     fn text(&mut self, name: &str) -> Result<String, RequestError> {
         match self.value(name)? {
             Value::String(text) => Ok(text),
@@ -369,7 +389,7 @@ impl Members {
         })
     }
 
-    fn peer<P>(&mut self, name: &str) -> Result<P, RequestError>
+    pub(super) fn peer<P>(&mut self, name: &str) -> Result<P, RequestError>
     where
         P: FromStr<Err = ParsePeerIdError>,
     {
@@ -380,7 +400,7 @@ impl Members {
     }
 
     /// A member that is `null` is not taken for an absent one: a program that has no peer in hand must not reach all.
-    fn peer_if_present<P>(&mut self, name: &str) -> Result<Option<P>, RequestError>
+    pub(super) fn peer_if_present<P>(&mut self, name: &str) -> Result<Option<P>, RequestError>
     where
         P: FromStr<Err = ParsePeerIdError>,
     {

@@ -408,18 +408,12 @@ impl Actors {
             .map_err(|source| StartError::Listen { addr, source })
     }
 
-    fn upkeep<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(Reply<T>) -> Upkeep,
-    ) -> Answer<T> {
+    fn upkeep<T: Send + 'static>(&self, question: impl FnOnce(Reply<T>) -> Upkeep) -> Answer<T> {
         let question = |reply: Reply<T>| PeersMessage::Upkeep(Box::new(question(reply)));
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
     }
 
-    fn change(
-        &self,
-        question: impl FnOnce(Done) -> Upkeep,
-    ) -> Answer<Result<(), NodeError>> {
+    fn change(&self, question: impl FnOnce(Done) -> Upkeep) -> Answer<Result<(), NodeError>> {
         let into_node_error = |result: Result<(), UpkeepError>| result.map_err(NodeError::from);
         self.upkeep(|reply: Reply<Result<(), NodeError>>| question(reply.map(into_node_error)))
     }

@@ -184,7 +184,11 @@ pub(crate) fn load(directory: &Arc<Mutex<DataDir>>) -> Box<Stored> {
 fn set_aside(disk: &dyn Disk, path: &str, why: &str) {
     let aside = format!("{path}.damaged");
     match disk.rename(path, &aside) {
-        Ok(()) => log::warn!("{path} was set aside as {aside}, because {why}; the node starts without it"),
-        Err(error) => log::warn!("{path} is not used, because {why}; it could not be set aside: {error}"),
+        Ok(()) => {
+            log::warn!("{path} was set aside as {aside}, because {why}; the node starts without it")
+        }
+        Err(error) => {
+            log::warn!("{path} is not used, because {why}; it could not be set aside: {error}")
+        }
     }
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use mischief_reactor::{Context, OffloadError, Reply};
 
 use super::{PeersActor, PeersMessage};
-use crate::peers::{
-    BANS_MAX, BookEntry, FileKind, PROTECTED_MAX, PeerId, Save, Target, Waiting,
-};
+use crate::peers::{BANS_MAX, BookEntry, FileKind, PROTECTED_MAX, PeerId, Save, Target, Waiting};
 
 /// Requests whose changes wait to be written. Whoever asks when there are more is told that the node is busy.
 const UNSAVED_MAX: usize = 1024;
@@ -128,7 +126,8 @@ impl PeersActor {
         cx.offload(
             move |_| write(&*shelf, &files),
             move |result: Result<io::Result<()>, OffloadError>| {
-                let result = result.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+                let result =
+                    result.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
                 PeersMessage::Saved(Box::new(Saved { change, result }))
             },
         );
@@ -141,7 +140,9 @@ impl PeersActor {
             log::warn!("what is known of peers could not be written: {error}");
         }
         let network = &self.network;
-        let answered = self.unsaved.extract_if(.., |(waits_for, _)| *waits_for <= change);
+        let answered = self
+            .unsaved
+            .extract_if(.., |(waits_for, _)| *waits_for <= change);
         for (waits_for, done) in answered {
             let saved = match &result {
                 Ok(()) => Ok(()),
@@ -155,8 +156,8 @@ impl PeersActor {
 
     /// Answers whoever closes the node once all is written, or cannot be.
     pub(super) fn finish_closing(&mut self) {
-        let is_written = self.shelf.is_none()
-            || self.is_last_save_over && !self.network.has_unsaved();
+        let is_written =
+            self.shelf.is_none() || self.is_last_save_over && !self.network.has_unsaved();
         if is_written && let Some(reply) = self.closing.take() {
             reply.send(());
         }

@@ -1,5 +1,7 @@
 //! The front for programs: JSON lines on stdin and stdout, as `docs/json.md` describes them.
 
+mod network;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use mischief::json::{
     Answer, Command, Event, Line, LineReader, PeerEntry, Reply, Request, RequestError, RequestId,
-    parse, to_line,
+    parse, to_line, with_notice_event,
 };
 use mischief::{
     Broadcast, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo, Sent,
@@ -85,6 +87,12 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             reason: reason.kind(),
             message: &reason.to_string(),
         }),
+        NodeEvent::Network(notice) => {
+            let Some(line) = with_notice_event(notice, to_line) else {
+                return;
+            };
+            line
+        }
         NodeEvent::Error { message } => to_line(&Event::Error {
             kind: "internal",
             message,
@@ -184,6 +192,7 @@ impl Input {
                 |peer| node.send_bytes(peer, &bytes),
                 || node.broadcast_bytes(&bytes),
             ),
+            Ok(Command::Network(command)) => self.carry_out_network(size, id, command),
             Ok(Command::Stats) => {
                 let stats = serde_json::to_value(node.stats())
                     .expect("figures have text keys and go to memory");

@@ -1,5 +1,6 @@
 //! The front for people: typed lines go out, what peers say and what happens comes in.
 
+mod network;
 mod text;
 
 use std::collections::BTreeMap;
@@ -142,6 +143,7 @@ fn notice_of(event: &NodeEvent, labels: &Labels) -> Option<String> {
             labels.lock().remove(peer);
             format!("{label} is gone: {reason}")
         }
+        NodeEvent::Network(notice) => notice.to_string(),
         NodeEvent::Error { message } => {
             logger::say("warning", message);
             return None;
@@ -215,6 +217,7 @@ impl Console {
             Typed::Peers => self.list_peers(),
             Typed::Connect(addr) => self.connect(addr),
             Typed::Disconnect(peer) => self.disconnect(peer),
+            Typed::Network(typed) => self.act_on_network(typed),
             Typed::Id => self.print(&format!("{}\n", node.id())),
             Typed::Help => self.print(&format!("{HELP}\n")),
             Typed::Quit => self.session.end(Cause::Asked),
