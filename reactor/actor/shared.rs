@@ -41,7 +41,9 @@ pub struct Limits {
     pub accept_budget: u32,
     /// Bytes of one connection that may wait for the kernel in user memory.
     pub unsent_max: usize,
-    /// Bytes over all pools, queues and reassembly of the runtime. Above it reading stops.
+    /// Bytes over all pools, queues and reassembly of the runtime. When it is reached nobody new is let in, and nothing is
+    /// read while a quarter of it holds something else than what waits to be sent. From three quarters on nothing more
+    /// is to be sent. How it is counted: [`MemoryBudget`].
     pub memory_max: usize,
     /// A handler that runs longer is reported as a [`Stall`](super::Stall).
     pub stall: Duration,
@@ -535,7 +537,7 @@ type Registry<'a> = BTreeMap<(NodeId, &'a str), (ActorId, TypeId)>;
 
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
-    pub(crate) memory: MemoryBudget,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) cores: Vec<Remote>,
     pub(crate) waiter: Arc<dyn Waiter>,
     pub(crate) nodes: AtomicU32,
@@ -546,7 +548,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         limits: Limits,
-        memory: MemoryBudget,
+        memory: Arc<MemoryBudget>,
         wakes: Vec<Arc<dyn Wake>>,
         waiter: Arc<dyn Waiter>,
     ) -> Arc<Shared> {

@@ -29,7 +29,7 @@ pub mod wheel;
 
 use std::io;
 
-pub use buffer::{Buffer, BufferPool, POOLED_MAX, Payload};
+pub use buffer::{BUFFER_BYTES_MAX, Buffer, BufferPool, POOLED_MAX, Payload};
 pub use disk::SystemDisk;
 #[cfg(feature = "driver-mio")]
 pub use mio::{MioDriver, MioSelector};
