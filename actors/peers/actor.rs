@@ -13,13 +13,15 @@ use mischief_reactor::{
 };
 
 use super::{
-    Answer, Claims, ConnectError, DialId, EXCHANGE_CHANNEL, Introduction, Network, NotConnected,
-    Notice, Order, PeerId, PeerRecord, PeersEvent, RequestId, Standing, Stored, Traffic,
+    Answer, Claims, ConnectError, DialId, EXCHANGE_CHANNEL, Introduction, Network, NetworkSettings,
+    NotConnected, Notice, Order, PeerId, PeerRecord, Peers, PeersEvent, ReconnectPolicy, RequestId,
+    Standing, Stored, Traffic,
 };
 use crate::connection::{
     CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
     DisconnectReason, Endpoint, Figures, Identified, Report,
 };
+use crate::identity::Identity;
 
 pub use upkeep::{Done, Saved, Shelf, Upkeep, UpkeepError};
 
@@ -42,7 +44,9 @@ pub trait Observer: Send + Sync {
     /// A peer is no longer connected; its messages came before.
     fn disconnected(&self, event: &PeersEvent);
     /// Something else has happened.
-    fn noticed(&self, notice: &Notice);
+    fn noticed(&self, notice: &Notice) {
+        let _ = notice;
+    }
 }
 
 /// Orders to the peers actor.
@@ -155,6 +159,20 @@ pub struct PeersActor {
 }
 
 impl PeersActor {
+    /// Only who is connected: lost peers stay lost, and nothing is kept.
+    pub fn bare(
+        peers: Peers<ActorId>,
+        identity: Arc<Identity>,
+        observer: Arc<dyn Observer>,
+    ) -> PeersActor {
+        let settings = NetworkSettings {
+            reconnect: ReconnectPolicy::off(),
+            ..NetworkSettings::default()
+        };
+        let network = Network::new(peers, settings, identity, [0; 32]);
+        PeersActor::new(network, observer, None, None)
+    }
+
     /// A node without peers, with what an earlier run has kept.
     pub fn new(
         network: Network<ActorId>,

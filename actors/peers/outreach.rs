@@ -290,10 +290,12 @@ impl<C: Copy + Ord + Debug> Network<C> {
                 return !is_taken && known.is_tried();
             };
             let in_group = groups.get(&Group::of(addr.ip())).copied().unwrap_or(0);
+            // Many nodes on one machine, or on one network without an outside, are usual.
+            let is_diverse = in_group < PER_GROUP_MAX || is_private(addr.ip());
             let is_told_only = known.reached_at.is_none();
             !is_taken
                 && self.bans.admits(peer, addr.ip())
-                && in_group < PER_GROUP_MAX
+                && is_diverse
                 && !self.is_own(addr)
                 && !(is_told_only
                     && (self.outreach.is_avoided(now, addr)

@@ -384,10 +384,11 @@ mod tests {
     fn every_event_has_its_shape() {
         let addr: SocketAddr = "[::1]:9000".parse().expect("it is an address");
         let (peer, reason, suite) = ("abc", "closed", "ChaChaPoly");
+        let (listen, data) = ([addr], json!({"a": 1}));
         let mut events = vec![
             Event::Ready {
                 peer_id: peer,
-                listen: &[addr],
+                listen: &listen,
                 protocol: "chat/1.0",
                 version: "0.1.0",
             },
@@ -406,7 +407,7 @@ mod tests {
             Event::Message {
                 peer,
                 kind: "chat",
-                data: &json!({"a": 1}),
+                data: &data,
             },
             Event::Text {
                 peer,

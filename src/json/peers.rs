@@ -1,6 +1,5 @@
 //! The commands about lost, banned, protected and known peers, and how the answers to them look.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -298,7 +297,7 @@ pub fn with_notice_event<R>(notice: &Notice, run: impl FnOnce(&Event<'_>) -> R) 
 /// One of each event of this file, for tests of their shapes.
 #[cfg(test)]
 pub(super) fn examples() -> Vec<Event<'static>> {
-    let addr: SocketAddr = "192.0.2.7:9000".parse().expect("it is an address");
+    let addr: std::net::SocketAddr = "192.0.2.7:9000".parse().expect("it is an address");
     let peer = "abc";
     vec![
         Event::PeerReconnecting {

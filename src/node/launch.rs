@@ -15,12 +15,10 @@ use mischief_actors::connection::{
     self, Config, Deliver, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
-use mischief_actors::peers::actor::{
-    Done, Observer, PeerList, PeersActor, PeersMessage, Shelf, Upkeep, UpkeepError,
-};
+use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage, Shelf};
 use mischief_actors::peers::{
-    BookEntry, Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent,
-    PeersLimits, Standing, Stored, Target, Waiting,
+    Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent, PeersLimits,
+    Standing, Stored,
 };
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::{
@@ -41,7 +39,7 @@ use super::wiring::{Announced, Backend};
 const TRUSTED_MAX: usize = 4096;
 
 /// How long the peers actor may take for what it answers by itself.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a dial may take, beyond the deadline that the peers actor sets for it.
 const CONNECT_GRACE: Duration = Duration::from_secs(5);
@@ -408,16 +406,6 @@ impl Actors {
             .map_err(|source| StartError::Listen { addr, source })
     }
 
-    fn upkeep<T: Send + 'static>(&self, question: impl FnOnce(Reply<T>) -> Upkeep) -> Answer<T> {
-        let question = |reply: Reply<T>| PeersMessage::Upkeep(Box::new(question(reply)));
-        self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
-    }
-
-    fn change(&self, question: impl FnOnce(Done) -> Upkeep) -> Answer<Result<(), NodeError>> {
-        let into_node_error = |result: Result<(), UpkeepError>| result.map_err(NodeError::from);
-        self.upkeep(|reply: Reply<Result<(), NodeError>>| question(reply.map(into_node_error)))
-    }
-
     fn list_with<T: Send + 'static>(
         &self,
         pick: impl FnOnce(PeerList) -> T + Send + 'static,
@@ -498,36 +486,8 @@ impl Backend for Arc<Actors> {
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
     }
 
-    fn protect(&self, peer: PeerId, is_protected: bool) -> Answer<Result<(), NodeError>> {
-        self.change(|done| Upkeep::Protect(peer, is_protected, done))
-    }
-
-    fn ban(&self, target: Target, lasts: Option<Duration>) -> Answer<Result<(), NodeError>> {
-        self.change(|done| Upkeep::Ban(target, lasts, done))
-    }
-
-    fn unban(&self, target: Target) -> Answer<Result<(), NodeError>> {
-        self.change(|done| Upkeep::Unban(target, done))
-    }
-
-    fn bans(&self) -> Answer<Result<Vec<(Target, Option<Duration>)>, NodeError>> {
-        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Bans(reply.map(Ok)))
-    }
-
-    fn reconnect_queue(&self) -> Answer<Result<Vec<Waiting>, NodeError>> {
-        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Queue(reply.map(Ok)))
-    }
-
-    fn clear_reconnect_queue(&self) -> Answer<Result<usize, NodeError>> {
-        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::ClearQueue(reply.map(Ok)))
-    }
-
-    fn address_book(&self) -> Answer<Result<Vec<BookEntry>, NodeError>> {
-        self.upkeep(|reply: Reply<Result<_, NodeError>>| Upkeep::Book(reply.map(Ok)))
-    }
-
-    fn forget(&self, peer: PeerId) -> Answer<Result<(), NodeError>> {
-        self.change(|done| Upkeep::Forget(peer, done))
+    fn peers(&self) -> Option<Address<PeersActor>> {
+        Some(self.peers)
     }
 
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {

@@ -4,16 +4,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::actor::{Shelf, UpkeepError};
+use mischief_actors::peers::actor::{Done, PeersMessage, Shelf, Upkeep, UpkeepError};
 use mischief_actors::peers::{
     AllowList, BookEntry, FILE_BYTES_MAX, FileKind, ReconnectPolicy, Stored, Target, Waiting,
 };
+use mischief_reactor::Reply;
 use mischief_reactor::io::driver::Disk;
 use parking_lot::Mutex;
 
 use super::builder::NodeBuilder;
 use super::error::NodeError;
 use super::info::PeerInfo;
+use super::launch::ANSWER_DEADLINE;
 use super::{Node, Pending};
 use crate::data_dir::{DataDir, read_file};
 
@@ -93,49 +95,66 @@ impl Node {
     /// Has a peer never be disconnected to make room for another, get a place when there is none, and never be given up
     /// when it is lost. It need not be connected. Done when it will be so after a crash, too.
     pub fn protect(&self, peer: &PeerId) -> Pending<(), NodeError> {
-        Pending::asked(self.hub(), self.backend().protect(*peer, true))
+        self.change(|done| Upkeep::Protect(*peer, true, done))
     }
 
     /// Treats a peer like all others again.
     pub fn unprotect(&self, peer: &PeerId) -> Pending<(), NodeError> {
-        Pending::asked(self.hub(), self.backend().protect(*peer, false))
+        self.change(|done| Upkeep::Protect(*peer, false, done))
     }
 
     /// Bans a peer, or all at some addresses, for a while or until [`Node::unban`]: whoever it concerns is disconnected,
     /// refused and not dialled. Done when it will be so after a crash, too.
     pub fn ban(&self, target: Target, lasts: Option<Duration>) -> Pending<(), NodeError> {
-        Pending::asked(self.hub(), self.backend().ban(target, lasts))
+        self.change(|done| Upkeep::Ban(target, lasts, done))
     }
 
     /// Lifts a ban. [`UpkeepError::Unknown`] if there is none of exactly this peer or range.
     pub fn unban(&self, target: Target) -> Pending<(), NodeError> {
-        Pending::asked(self.hub(), self.backend().unban(target))
+        self.change(|done| Upkeep::Unban(target, done))
     }
 
     /// Who is banned and for how long; `None` stands for a ban without end.
     pub fn bans(&self) -> Pending<Vec<(Target, Option<Duration>)>, NodeError> {
-        Pending::asked(self.hub(), self.backend().bans())
+        self.upkeep(|reply| Upkeep::Bans(reply.map(Ok)))
     }
 
     /// The lost peers that will be dialled again, soonest first.
     pub fn reconnect_queue(&self) -> Pending<Vec<Waiting>, NodeError> {
-        Pending::asked(self.hub(), self.backend().reconnect_queue())
+        self.upkeep(|reply| Upkeep::Queue(reply.map(Ok)))
     }
 
     /// Dials none of the lost peers any more. How many there were.
     pub fn clear_reconnect_queue(&self) -> Pending<usize, NodeError> {
-        Pending::asked(self.hub(), self.backend().clear_reconnect_queue())
+        self.upkeep(|reply| Upkeep::ClearQueue(reply.map(Ok)))
     }
 
     /// All peers that the node knows: those it has met, and those it was told of.
     pub fn address_book(&self) -> Pending<Vec<BookEntry>, NodeError> {
-        Pending::asked(self.hub(), self.backend().address_book())
+        self.upkeep(|reply| Upkeep::Book(reply.map(Ok)))
     }
 
     /// Forgets a peer: its entry in the address book, that it is waited for or protected. Bans stay, and so does its
     /// connection. [`UpkeepError::Unknown`] if nothing is known of it.
     pub fn forget(&self, peer: &PeerId) -> Pending<(), NodeError> {
-        Pending::asked(self.hub(), self.backend().forget(*peer))
+        self.change(|done| Upkeep::Forget(*peer, done))
+    }
+
+    fn change(&self, question: impl FnOnce(Done) -> Upkeep) -> Pending<(), NodeError> {
+        let into_node_error = |result: Result<(), UpkeepError>| result.map_err(NodeError::from);
+        self.upkeep(|reply: Reply<Result<(), NodeError>>| question(reply.map(into_node_error)))
+    }
+
+    fn upkeep<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(Reply<Result<T, NodeError>>) -> Upkeep,
+    ) -> Pending<T, NodeError> {
+        let Some(peers) = self.backend().peers() else {
+            return Pending::known(self.hub(), Err(NodeError::Stopped));
+        };
+        let message = |reply| PeersMessage::Upkeep(Box::new(question(reply)));
+        let answer = self.hub().handle.ask(&peers, message, ANSWER_DEADLINE);
+        Pending::asked(self.hub(), answer)
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::{BookEntry, Direction, Notice, Target, Waiting};
-use mischief_reactor::Answer;
+use mischief_actors::peers::actor::PeersActor;
+use mischief_actors::peers::{Direction, Notice};
+use mischief_reactor::{Address, Answer};
 
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError};
@@ -37,29 +38,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Accepts messages of up to 16 MiB from a peer, now and whenever it is connected.
     fn trust(&self, peer: PeerId) -> Answer<Result<(), NodeError>>;
 
-    /// Protects a peer, or no longer.
-    fn protect(&self, peer: PeerId, is_protected: bool) -> Answer<Result<(), NodeError>>;
-
-    /// Bans a peer or a range.
-    fn ban(&self, target: Target, lasts: Option<Duration>) -> Answer<Result<(), NodeError>>;
-
-    /// Lifts a ban.
-    fn unban(&self, target: Target) -> Answer<Result<(), NodeError>>;
-
-    /// All bans and how long they last.
-    fn bans(&self) -> Answer<Result<Vec<(Target, Option<Duration>)>, NodeError>>;
-
-    /// The lost peers.
-    fn reconnect_queue(&self) -> Answer<Result<Vec<Waiting>, NodeError>>;
-
-    /// Dials none of them any more.
-    fn clear_reconnect_queue(&self) -> Answer<Result<usize, NodeError>>;
-
-    /// All known peers.
-    fn address_book(&self) -> Answer<Result<Vec<BookEntry>, NodeError>>;
-
-    /// Forgets a peer.
-    fn forget(&self, peer: PeerId) -> Answer<Result<(), NodeError>>;
+    /// Who keeps the node connected, to be asked about bans, lost peers and the address book.
+    fn peers(&self) -> Option<Address<PeersActor>>;
 
     /// Stops listening, closes every connection in good order, and answers when the last is gone; at the latest after
     /// `deadline`.

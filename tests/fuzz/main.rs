@@ -6,6 +6,7 @@
 
 mod connection;
 mod json_line;
+mod peers;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,6 +49,21 @@ fn frames() {
 #[test]
 fn records() {
     run("records", connection::records, RUNS_SLOW);
+}
+
+#[test]
+fn peer_record() {
+    run("peer_record", peers::peer_record, RUNS);
+}
+
+#[test]
+fn exchange() {
+    run("exchange", peers::exchange, RUNS_SLOW);
+}
+
+#[test]
+fn peers_file() {
+    run("peers_file", peers::peers_file, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

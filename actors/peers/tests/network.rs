@@ -88,7 +88,7 @@ impl Node {
                 }
                 Order::CancelDial { dial } => drop(self.dials.remove(&dial)),
                 Order::Refuse { connection, reason } => {
-                    drop(self.refused.insert(connection, reason))
+                    self.refused.insert(connection, reason);
                 }
                 Order::Probe { connection, token } => {
                     // Every connection is alive.

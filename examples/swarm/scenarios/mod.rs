@@ -8,7 +8,9 @@ mod flow;
 mod hostile;
 mod mesh;
 mod party;
+mod poison;
 mod reading;
+mod reconnection;
 mod reunion;
 mod sabotage;
 mod scale;
@@ -28,6 +30,8 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(disk::Disks::SMALL),
         Box::new(reading::Reading::SMALL),
         Box::new(reunion::Reunion),
+        Box::new(reconnection::Reconnection::SMALL),
+        Box::new(poison::Poison::SMALL),
     ]
 }
 
@@ -38,5 +42,7 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(mesh::Mesh::LARGE),
         Box::new(hostile::Hostile::LARGE),
         Box::new(scale::Scale::LARGE),
+        Box::new(reconnection::Reconnection::LARGE),
+        Box::new(poison::Poison::LARGE),
     ]
 }

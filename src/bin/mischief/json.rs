@@ -88,7 +88,7 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             message: &reason.to_string(),
         }),
         NodeEvent::Network(notice) => {
-            let Some(line) = with_notice_event(notice, to_line) else {
+            let Some(line) = with_notice_event(notice, |event| to_line(event)) else {
                 return;
             };
             line
