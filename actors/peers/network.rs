@@ -4,7 +4,7 @@
 //! those it has heard of, and refuses at the door who is banned.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,22 +13,23 @@ use mischief_reactor::Instant;
 
 use super::PeerId;
 use super::backoff::ReconnectPolicy;
-use super::bans::{AllowList, Bans, BansFull, Target};
+use super::bans::{AllowList, Bans, Target};
 use super::book::{Book, BookEntry};
 use super::chance::Chance;
+use super::doors::Twice;
 use super::error::{ConnectError, NotConnected};
 use super::exchange::Exchange;
 use super::machine::Peers;
 use super::message::{
     Answer, DialId, Direction, Introduction, Order, PeerRef, PeersEvent, RequestId,
 };
+use super::notice::{Claims, Found, Notice, Standing};
 use super::observed::Observed;
 use super::outreach::Outreach;
 use super::pace::Pace;
 use super::persist::Saving;
 use super::reconnect::{GaveUp, ReconnectQueue, Waiting};
 use super::record::SignedRecord;
-use super::store::PROTECTED_MAX;
 use crate::connection::{DisconnectReason, Endpoint, RefusedReason};
 use crate::identity::Identity;
 
@@ -38,13 +39,6 @@ const OWN_REQUESTS: u64 = 1 << 63;
 const NAMES_MAX: usize = 1024;
 /// Connections that are not decided about, and of which is known what their hello said.
 const CLAIMS_MAX: usize = 1024;
-/// Peers of which is remembered that they were seen twice.
-const TWICE_MAX: usize = 64;
-/// So often within [`TWICE_WINDOW`] a peer has to be seen twice before it is reported: once may be a machine that changed its
-/// address while its old connection still seemed alive.
-const TWICE_MIN: u32 = 3;
-const TWICE_WINDOW: Duration = Duration::from_secs(600);
-
 /// How a node keeps itself connected.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkSettings {
@@ -60,155 +54,6 @@ pub struct NetworkSettings {
     pub keeps_book: bool,
     /// Whether what is known outlives the node.
     pub is_kept: bool,
-}
-
-/// How a peer came to be connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Found {
-    /// It dialled us.
-    Inbound,
-    /// A user asked for it.
-    Asked,
-    /// It had been connected before.
-    Reconnected,
-    /// From the address book.
-    Book,
-}
-
-impl Found {
-    /// The stable name for programs: part of the JSON interface.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Found::Inbound => "inbound",
-            Found::Asked => "asked",
-            Found::Reconnected => "reconnected",
-            Found::Book => "book",
-        }
-    }
-}
-
-/// Something that happened to the network around a node, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Notice {
-    /// A peer is lost and will be dialled again.
-    Reconnecting {
-        /// Who.
-        peer: PeerId,
-        /// Where.
-        endpoint: Endpoint,
-        /// At the latest after this time.
-        within: Duration,
-    },
-    /// A lost peer is not dialled any more.
-    GaveUp {
-        /// Who.
-        peer: PeerId,
-        /// Why.
-        why: GaveUp,
-    },
-    /// Somebody is banned, here and now.
-    Banned {
-        /// Who.
-        target: Target,
-        /// For how long; `None`: until it is lifted.
-        lasts: Option<Duration>,
-    },
-    /// A ban is over.
-    Unbanned {
-        /// Who.
-        target: Target,
-        /// Its time has come; otherwise it was lifted.
-        is_expired: bool,
-    },
-    /// Two machines have one identity. One of them is refused while the other is connected.
-    SeenTwice {
-        /// The identity; it may be this node's own.
-        peer: PeerId,
-        /// Where the one that stays is.
-        addr: SocketAddr,
-        /// Where the other one is, if it is not this node.
-        other: Option<SocketAddr>,
-    },
-    /// Others see this node at this address.
-    ExternalAddr {
-        /// The address, with the port that this node listens on.
-        addr: SocketAddr,
-    },
-}
-
-impl Notice {
-    /// The stable name for programs: part of the JSON interface.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Notice::Reconnecting { .. } => "peer_reconnecting",
-            Notice::GaveUp { .. } => "peer_given_up",
-            Notice::Banned { .. } => "banned",
-            Notice::Unbanned { .. } => "unbanned",
-            Notice::SeenTwice { .. } => "identity_conflict",
-            Notice::ExternalAddr { .. } => "external_address",
-        }
-    }
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Notice::Reconnecting {
-                peer,
-                endpoint,
-                within,
-            } => write!(
-                f,
-                "{} will be dialled again at {endpoint} within {} s",
-                peer.short(),
-                within.as_secs().max(1)
-            ),
-            Notice::GaveUp { peer, why } => {
-                write!(f, "{} will not be dialled again: {why}", peer.short())
-            }
-            Notice::Banned { target, lasts } => match lasts {
-                Some(lasts) => write!(f, "{target} is banned for {} s", lasts.as_secs()),
-                None => write!(f, "{target} is banned"),
-            },
-            Notice::Unbanned { target, is_expired } => match is_expired {
-                true => write!(f, "the ban of {target} has ended"),
-                false => write!(f, "the ban of {target} was lifted"),
-            },
-            Notice::SeenTwice { peer, addr, other } => match other {
-                Some(other) => write!(
-                    f,
-                    "two machines have the identity of {}: the one at {addr} stays, the one at {other} is refused",
-                    peer.short()
-                ),
-                None => write!(
-                    f,
-                    "another machine has this node's identity and is connected to {addr}, which therefore refuses this one"
-                ),
-            },
-            Notice::ExternalAddr { addr } => write!(f, "others see this node at {addr}"),
-        }
-    }
-}
-
-/// What a peer says in its hello about addresses. Claims.
-#[derive(Clone, Debug, Default)]
-pub struct Claims {
-    /// Where it listens.
-    pub listen: Vec<SocketAddr>,
-    /// Where it sees us.
-    pub observed: Option<SocketAddr>,
-}
-
-/// What this node knows of a peer besides its connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// How it came to be connected.
-    pub found: Found,
-    /// It is never trimmed, and never given up when lost.
-    pub is_protected: bool,
-    /// Where it can be dialled, as far as is known.
-    pub dialable: Option<Endpoint>,
 }
 
 /// Why this machine asked for a connection.
@@ -228,13 +73,6 @@ impl Purpose {
             Purpose::Reconnect(peer) | Purpose::Outbound(peer) | Purpose::Feeler(peer) => peer,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Twice {
-    count: u32,
-    since: Instant,
-    is_told: bool,
 }
 
 /// See the module's text. `C` names a connection actor.
@@ -262,7 +100,7 @@ pub struct Network<C> {
     /// Connected peers that came neither by themselves nor because a user asked.
     found: BTreeMap<PeerId, Found>,
     claims: BTreeMap<C, Claims>,
-    twice: BTreeMap<PeerId, Twice>,
+    pub(super) twice: BTreeMap<PeerId, Twice>,
     events: VecDeque<PeersEvent>,
     answers: VecDeque<Answer>,
     pub(super) notices: VecDeque<Notice>,
@@ -316,11 +154,6 @@ impl<C: Copy + Ord + Debug> Network<C> {
         &mut self.peers
     }
 
-    /// Bans somebody until the ban is lifted, before the node starts.
-    pub fn deny(&mut self, target: Target) -> Result<(), BansFull> {
-        self.bans.ban(target, None)
-    }
-
     /// Whether it has use for [`Network::handle_network_change`].
     pub fn watches_network(&self) -> bool {
         self.settings.reconnect.is_on || self.settings.outbound_target > 0
@@ -369,47 +202,6 @@ impl<C: Copy + Ord + Debug> Network<C> {
         self.freeze_current();
         self.is_stopping = true;
         self.peers.handle_stop(now);
-    }
-
-    /// Bans a peer or a range, for a while or for good, and disconnects whom it concerns. Returns the number of the change,
-    /// which [`Network::is_saved`] asks for.
-    pub fn handle_ban(
-        &mut self,
-        now: Instant,
-        target: Target,
-        lasts: Option<Duration>,
-    ) -> Result<u64, BansFull> {
-        let until = lasts.map(|lasts| now.saturating_add(lasts));
-        self.bans.ban(target, until)?;
-        self.notices.push_back(Notice::Banned { target, lasts });
-        self.enforce_bans(now);
-        Ok(self.saving.mark(now, Duration::ZERO))
-    }
-
-    /// Lifts a ban. `None` if there is none.
-    pub fn handle_unban(&mut self, now: Instant, target: &Target) -> Option<u64> {
-        if !self.bans.unban(target) {
-            return None;
-        }
-        let (target, is_expired) = (*target, false);
-        self.notices
-            .push_back(Notice::Unbanned { target, is_expired });
-        Some(self.saving.mark(now, Duration::ZERO))
-    }
-
-    /// Has a peer never be trimmed and never be given up, or again like all others. `None` if as many are protected as can be.
-    pub fn handle_protect(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        is_protected: bool,
-    ) -> Option<u64> {
-        let is_new = is_protected && !self.peers.protected.contains(&peer);
-        if is_new && self.peers.protected.len() >= PROTECTED_MAX {
-            return None;
-        }
-        self.peers.handle_protect(peer, is_protected);
-        Some(self.saving.mark(now, Duration::ZERO))
     }
 
     /// Forgets all that is known of a peer besides its connection and bans. `None` if that is nothing.
@@ -496,13 +288,6 @@ impl<C: Copy + Ord + Debug> Network<C> {
         }
         self.note_claims(connection, claims);
         self.peers.handle_inbound(now, connection, introduction);
-    }
-
-    fn refuse_banned(&mut self, connection: C) {
-        let reason = RefusedReason::Banned;
-        self.peers
-            .orders
-            .push_back(Order::Refuse { connection, reason });
     }
 
     fn note_claims(&mut self, connection: C, claims: Claims) {
@@ -828,7 +613,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
     }
 
     /// A lost peer is not dialled any more. `false` if there was none.
-    fn give_up(&mut self, peer: &PeerId, why: GaveUp) -> bool {
+    pub(super) fn give_up(&mut self, peer: &PeerId, why: GaveUp) -> bool {
         let was_waited_for = self.queue.forget(peer);
         if was_waited_for {
             self.call_off(peer);
@@ -848,63 +633,6 @@ impl<C: Copy + Ord + Debug> Network<C> {
             // Nobody waits for the answer any more.
             let is_other = |answer: &Answer| !matches!(answer, Answer::Connect { request: other, .. } if *other == request);
             self.peers.answers.retain(is_other);
-        }
-    }
-
-    /// Disconnects whoever is banned.
-    fn enforce_bans(&mut self, now: Instant) {
-        let table = self.peers.table.read();
-        let banned = table
-            .places()
-            .filter(|place| !self.bans.admits(&place.id, place.addr.ip()));
-        let mut banned: Vec<PeerId> = banned.map(|place| place.id).collect();
-        drop(table);
-        // Those that are about to connect, and those that are waited for.
-        let undecided = self
-            .peers
-            .contests
-            .keys()
-            .filter(|id| self.bans.bans_peer(id));
-        banned.extend(undecided);
-        for peer in banned {
-            let (refused, reason) = (RefusedReason::Banned, DisconnectReason::Banned);
-            // It is there, or was about to be.
-            let _ = self.peers.handle_expel(now, &peer, refused, reason);
-        }
-        let waiting = self.queue.list(now);
-        for lost in waiting {
-            let at_ip = match &lost.endpoint {
-                Endpoint::Address(addr) => self.bans.bans_ip(addr.ip()),
-                _ => false,
-            };
-            if at_ip || self.bans.bans_peer(&lost.peer) {
-                self.give_up(&lost.peer, GaveUp::CalledOff);
-            }
-        }
-    }
-
-    fn note_twice(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        addr: SocketAddr,
-        other: Option<SocketAddr>,
-    ) {
-        let is_over = |twice: &Twice| now.saturating_duration_since(twice.since) >= TWICE_WINDOW;
-        self.twice.retain(|_, twice| !is_over(twice));
-        if self.twice.len() >= TWICE_MAX && !self.twice.contains_key(&peer) {
-            return;
-        }
-        let twice = self.twice.entry(peer).or_insert(Twice {
-            count: 0,
-            since: now,
-            is_told: false,
-        });
-        twice.count += 1;
-        if twice.count >= TWICE_MIN && !twice.is_told {
-            twice.is_told = true;
-            self.notices
-                .push_back(Notice::SeenTwice { peer, addr, other });
         }
     }
 

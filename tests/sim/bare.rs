@@ -37,7 +37,7 @@ impl Watcher {
         let events = self.events.lock().unwrap();
         let reason = |event: &PeersEvent| match event {
             PeersEvent::Disconnected { reason, .. } => Some(reason.kind()),
-            PeersEvent::Connected { .. } => None,
+            PeersEvent::Connected { .. } | PeersEvent::SeenTwice { .. } => None,
         };
         events.iter().filter_map(reason).collect()
     }
