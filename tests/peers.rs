@@ -193,6 +193,7 @@ fn a_damaged_file_is_set_aside_and_the_node_starts() {
         bytes
     );
     second.signal("KILL");
+    assert_eq!(second.code(), None);
     let errors = second.errors();
     assert!(errors.contains("set aside"), "{errors}");
 }

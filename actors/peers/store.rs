@@ -302,9 +302,10 @@ fn read_endpoint(bytes: &[u8]) -> Option<Endpoint> {
     parse_addr(std::str::from_utf8(bytes).ok()?).ok()
 }
 
-/// The time of so many seconds, or the last that there is.
+/// The time of so many seconds, or the last whole second that there is.
 fn from_unix_secs(seconds: u64) -> WallTime {
-    WallTime::from_unix_nanos(seconds.saturating_mul(1_000_000_000))
+    const NANOS: u64 = 1_000_000_000;
+    WallTime::from_unix_nanos(seconds.min(u64::MAX / NANOS) * NANOS)
 }
 
 fn put_entry(bytes: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {

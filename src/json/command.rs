@@ -543,7 +543,10 @@ mod tests {
                     .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
             );
             let whole = format!("{{{}}}", members.join(","));
-            assert!(parse_text(&whole).command.is_ok(), "{whole}");
+            // Optional members that are no texts, or that exclude each other, are tested in `peers.rs`.
+            if !["protect", "ban", "unban"].contains(&shape.name) {
+                assert!(parse_text(&whole).command.is_ok(), "{whole}");
+            }
             for missing in 0..shape.required.len() {
                 let mut fewer = members.clone();
                 fewer.remove(1 + missing);
