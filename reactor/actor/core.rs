@@ -164,6 +164,8 @@ pub struct Core {
     /// An actor has been called since `spins` looked, and when that last was so.
     pub(crate) did_work: bool,
     worked_at: Instant,
+    /// See [`Limits::code_release`](super::Limits::code_release).
+    code_released_at: Instant,
     pub(crate) shutting_down: bool,
     pub(crate) ended: bool,
     pub(crate) stats: CoreStats,
@@ -230,6 +232,7 @@ impl Core {
             idle: false,
             did_work: false,
             worked_at: now,
+            code_released_at: now,
             shutting_down: false,
             ended: false,
             stats: CoreStats {
@@ -284,6 +287,7 @@ impl Core {
         self.idle = !self.has_work() && !self.spins() && self.remote().prepare_sleep();
         if self.idle {
             self.shrink_queues();
+            self.release_code();
             Turn::Asleep(self.wheel.next_deadline())
         } else {
             Turn::Work
@@ -309,6 +313,14 @@ impl Core {
         }
         if self.mail.capacity() > KEPT {
             self.mail = Vec::new();
+        }
+    }
+
+    fn release_code(&mut self) {
+        let is_due = |every| self.now.saturating_duration_since(self.code_released_at) >= every;
+        if self.shared.limits.code_release.is_some_and(is_due) {
+            self.driver.release_code();
+            self.code_released_at = self.now;
         }
     }
 

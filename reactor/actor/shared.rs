@@ -49,6 +49,12 @@ pub struct Limits {
     pub stall: Duration,
     /// How long a core looks for new work before it sleeps. Zero, the default, sleeps at once.
     pub spin: Duration,
+    /// A core that goes to sleep gives back the memory of the program's code that has been run, at most this often; it
+    /// never wakes for it. The pages stay in the system's cache, and the next run of the code maps them again, for some
+    /// microseconds. For programs that are idle most of the time on machines with little memory; `None`, the default:
+    /// never. Probes that the kernel has put into the code (uprobes) are lost; while a debugger is attached nothing is
+    /// given back. Linux only.
+    pub code_release: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -66,6 +72,7 @@ impl Default for Limits {
             memory_max: 256 << 20,
             stall: Duration::from_millis(100),
             spin: Duration::ZERO,
+            code_release: None,
         }
     }
 }

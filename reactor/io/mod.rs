@@ -36,7 +36,7 @@ pub use mio::{MioDriver, MioSelector};
 pub use offload::{
     OFFLOAD_QUEUE_MAX, OFFLOAD_THREADS_DEFAULT, OFFLOAD_THREADS_MAX, OffloadPool, OffloadStats,
 };
-pub use os::Watch;
+pub use os::{Watch, release_code};
 #[cfg(feature = "driver-polling")]
 pub use polling::{PollingDriver, PollingSelector};
 pub use random::SystemRandom;
