@@ -30,7 +30,7 @@ use super::record::{ChannelMessage, Class, Encoded, LargeMessage, Records};
 use super::state::Tally;
 use super::stream::StreamId;
 use super::{BulkEvent, Config, QueueError};
-use crate::peers::{PeerRef, ProbeToken};
+use crate::peers::{EXCHANGE_CHANNEL, PeerRef, ProbeToken};
 
 pub use dialler::{DialOutcome, Dialler, DiallerMessage};
 pub use listener::{Listener, ListenerMessage, Placement};
@@ -103,6 +103,8 @@ pub enum ConnectionMessage {
     Report(PeerRef),
     /// Take bodies up to this size from the peer.
     MessageMax(u32),
+    /// Send a control message on the channel of a subsystem. It is dropped if too many wait.
+    Channel(u8, Box<[u8]>),
 }
 
 impl Message for ConnectionMessage {}
@@ -120,6 +122,8 @@ pub enum Report {
     Alive(Address<ConnectionActor>, ProbeToken),
     /// The answer to [`ConnectionMessage::Report`].
     Figures(PeerRef, Box<Figures>),
+    /// A control message on [`EXCHANGE_CHANNEL`], as it came.
+    Channel(Address<ConnectionActor>, Box<[u8]>),
 }
 
 impl Message for Report {}
@@ -211,6 +215,10 @@ const OUTBOX_MAX: usize = 4;
 /// many small ones of subsystems cost besides.
 const HELD_MAX: usize = 1024;
 
+/// Control messages that the judge is handed between two looks at a connection, which come every half a minute at least. An
+/// answer of the exchange has about ten parts; who sends more has them dropped.
+const CONTROL_MESSAGES_MAX: u8 = 24;
+
 /// What a connection needs only at times. An idle one has none of it, because thousands are idle.
 #[derive(Default)]
 struct Extra {
@@ -223,6 +231,10 @@ struct Extra {
     /// A report that the judge had no room for, and those after it.
     outbox: Vec<Report>,
     probe: Option<ProbeToken>,
+    /// Control messages for the judge that have just come.
+    controls: Vec<Box<[u8]>>,
+    /// How many have come since the connection was last looked at.
+    controls_counted: u8,
     /// What the node's accounting knows of; nothing while it is little.
     held: Option<HeldMemory>,
 }
@@ -249,6 +261,7 @@ impl Extra {
             && self.unqueued.is_none()
             && self.outbox.is_empty()
             && self.probe.is_none()
+            && self.controls_counted == 0
             && self.held.is_none()
     }
 }
@@ -643,6 +656,7 @@ impl ConnectionActor {
         {
             self.report(Report::Alive(cx.address(), token), cx);
         }
+        self.pass_controls_on(cx);
         let early = self.early();
         let early = early.map_or([None; 2], |early| [early.retry_at, early.leave_at]);
         let deadline = [self.machine.poll_timeout()]
@@ -687,6 +701,19 @@ impl ConnectionActor {
             .get_or_insert_with(|| HeldMemory::new(memory));
         held.sending.set(sending);
         held.partial.set(partial);
+    }
+
+    fn pass_controls_on(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(extra) = self
+            .extra
+            .as_mut()
+            .filter(|extra| !extra.controls.is_empty())
+        else {
+            return;
+        };
+        for body in std::mem::take(&mut extra.controls) {
+            self.report(Report::Channel(cx.address(), body), cx);
+        }
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
@@ -873,7 +900,10 @@ impl ConnectionActor {
             cx.notify_ready(self.common.judge.id());
             self.extra().outbox.push(refused.into_message());
         } else if self.extra().outbox.len() < OUTBOX_MAX
-            && !matches!(report, Report::Alive(..) | Report::Figures(..))
+            && !matches!(
+                report,
+                Report::Alive(..) | Report::Figures(..) | Report::Channel(..)
+            )
         {
             self.extra().outbox.push(report);
         }
@@ -960,6 +990,14 @@ impl Actor for ConnectionActor {
                 self.report(figures, cx);
             }
             ConnectionMessage::MessageMax(bytes) => self.machine.set_message_max(bytes),
+            ConnectionMessage::Channel(channel, body) => {
+                if let Err(error) = self.machine.send_channel(Class::Control, channel, &body) {
+                    log::debug!(
+                        "connection {}: not sent on channel {channel}: {error}",
+                        self.id
+                    );
+                }
+            }
         }
         self.drain(cx);
         cx.flush_later();
@@ -1005,6 +1043,7 @@ impl Actor for ConnectionActor {
                     self.abort(cx);
                 }
                 self.release_link();
+                self.take_extra(|extra| Some(std::mem::take(&mut extra.controls_counted)));
                 cx.release_scratch();
             }
             Happening::ReadClosed { .. } => self.machine.handle_eof(),
@@ -1142,8 +1181,16 @@ impl Sink for Inlet<'_> {
     }
 
     fn channel(&mut self, message: ChannelMessage<'_>) {
+        if message.class == Class::Control && message.channel == EXCHANGE_CHANNEL {
+            let extra = self.extra.get_or_insert_default();
+            if extra.controls_counted < CONTROL_MESSAGES_MAX {
+                extra.controls_counted += 1;
+                extra.controls.push(message.body.into());
+            }
+            return;
+        }
         if message.class != Class::Application {
-            // No subsystem has a channel there yet; what a newer peer says on one is dropped.
+            // No other subsystem has a channel there; what a newer peer says on one is dropped.
             return log::trace!(
                 "{} bytes on unknown channel {}",
                 message.body.len(),

@@ -145,13 +145,15 @@ impl RequestError {
 /// What `reason` of a `peer_disconnected` event may be, with what `docs/json.md` says about it. When the peer said why it
 /// closed, the reason is one of [`ErrorKind::ALL`] instead: `full`, `banned`, `duplicate`, `self_dial`, `cancelled` or
 /// `stopping`.
-pub const DISCONNECT_REASONS: [&str; 9] = [
+pub const DISCONNECT_REASONS: [&str; 11] = [
     "requested",
     "by_peer",
     "replaced",
     "timeout",
     "lost",
     "protocol_error",
+    "trimmed",
+    "banned_here",
     "stopping",
     "out_of_memory",
     "internal",
@@ -240,6 +242,8 @@ mod tests {
             DisconnectReason::TimedOut,
             DisconnectReason::Lost(io::ErrorKind::ConnectionReset),
             DisconnectReason::PeerMisbehaved,
+            DisconnectReason::Trimmed,
+            DisconnectReason::Banned,
             DisconnectReason::Stopping,
             DisconnectReason::OutOfMemory,
             DisconnectReason::Internal,

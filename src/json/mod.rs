@@ -11,9 +11,14 @@ mod command;
 mod error;
 mod line;
 mod output;
+mod peers;
 pub mod requests;
 
 pub use command::{COMMANDS, Command, CommandShape, Receivers, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
 pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, SendFailure, to_line};
+pub use peers::{
+    BanTarget, NetworkCommand, PeerName, bans_answer, book_answer, cleared_answer, peer_answer,
+    queue_answer, with_notice_event,
+};

@@ -80,6 +80,8 @@ pub enum Answer<'a> {
         /// Why not, for each of those.
         errors: Vec<SendFailure>,
     },
+    /// To the commands about lost, banned, protected and known peers: an object.
+    Network(Value),
     /// To `stats`.
     Stats {
         /// The figures.
@@ -186,6 +188,58 @@ pub enum Event<'a> {
         /// The bytes, in base64 with padding.
         base64: &'a str,
     },
+    /// A peer is lost and will be dialled again.
+    PeerReconnecting {
+        /// Its whole id.
+        peer: &'a str,
+        /// Where it is dialled.
+        addr: &'a str,
+        /// The first time within so many milliseconds.
+        within_ms: u64,
+    },
+    /// A lost peer will not be dialled again.
+    PeerGivenUp {
+        /// Its whole id.
+        peer: &'a str,
+        /// Why, for programs.
+        reason: &'a str,
+        /// Why, for people.
+        message: &'a str,
+    },
+    /// A peer or a range is banned.
+    Banned {
+        /// The peer's whole id, if it is one.
+        peer: Option<&'a str>,
+        /// The range, if it is one.
+        subnet: Option<&'a str>,
+        /// For how long; until it is lifted if `None`.
+        seconds: Option<u64>,
+    },
+    /// A ban is over.
+    Unbanned {
+        /// The peer's whole id, if it is one.
+        peer: Option<&'a str>,
+        /// The range, if it is one.
+        subnet: Option<&'a str>,
+        /// Its time has come; otherwise it was lifted.
+        expired: bool,
+    },
+    /// Two machines have the same identity.
+    IdentityConflict {
+        /// The identity, a whole id.
+        peer: &'a str,
+        /// Where the one that stays connected is.
+        addr: SocketAddr,
+        /// Where the other one is; `None` if that is this node.
+        other: Option<SocketAddr>,
+        /// The same for people.
+        message: &'a str,
+    },
+    /// Others see this node at this address.
+    ExternalAddress {
+        /// The address.
+        addr: SocketAddr,
+    },
     /// Something went wrong that no command asked for.
     Error {
         /// For programs: one of the kinds of errors.
@@ -244,6 +298,30 @@ const BASE: &[EventShape] = &[
     EventShape {
         name: "bytes",
         members: &["peer", "base64"],
+    },
+    EventShape {
+        name: "peer_reconnecting",
+        members: &["peer", "addr", "within_ms"],
+    },
+    EventShape {
+        name: "peer_given_up",
+        members: &["peer", "reason", "message"],
+    },
+    EventShape {
+        name: "banned",
+        members: &["peer", "subnet", "seconds"],
+    },
+    EventShape {
+        name: "unbanned",
+        members: &["peer", "subnet", "expired"],
+    },
+    EventShape {
+        name: "identity_conflict",
+        members: &["peer", "addr", "other", "message"],
+    },
+    EventShape {
+        name: "external_address",
+        members: &["addr"],
     },
     EventShape {
         name: "error",
@@ -332,10 +410,11 @@ mod tests {
     fn every_event_has_its_shape() {
         let addr: SocketAddr = "[::1]:9000".parse().expect("it is an address");
         let (peer, reason, suite) = ("abc", "closed", "ChaChaPoly");
-        let events = [
+        let (listen, data) = ([addr], json!({"a": 1}));
+        let mut events = vec![
             Event::Ready {
                 peer_id: peer,
-                listen: &[addr],
+                listen: &listen,
                 protocol: "chat/1.0",
                 version: "0.1.0",
             },
@@ -354,7 +433,7 @@ mod tests {
             Event::Message {
                 peer,
                 kind: "chat",
-                data: &json!({"a": 1}),
+                data: &data,
             },
             Event::Text {
                 peer,
@@ -364,13 +443,16 @@ mod tests {
                 peer,
                 base64: "AP8=",
             },
+        ];
+        events.extend(crate::json::peers::examples());
+        events.extend([
             Event::Error {
                 kind: "internal",
                 message: "something",
             },
             Event::Lost { count: 3 },
             Event::Stopped { reason },
-        ];
+        ]);
         assert_eq!(events.len(), BASE.len());
         for (event, shape) in events.iter().zip(BASE) {
             let line = text(event);

@@ -13,10 +13,12 @@ use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
+use parking_lot::Mutex;
 
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
+use super::network::{self, NetworkOptions};
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -73,6 +75,7 @@ pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) max_peers: Option<u32>,
     pub(crate) max_inbound: Option<u32>,
+    pub(crate) network: NetworkOptions,
     pub(crate) cores: usize,
     pub(crate) network_key: Option<NetworkKey>,
     pub(crate) aes_hardware: Option<bool>,
@@ -128,6 +131,7 @@ impl NodeBuilder {
             name: None,
             max_peers: None,
             max_inbound: None,
+            network: NetworkOptions::default(),
             cores: 1,
             network_key: None,
             aes_hardware: None,
@@ -137,6 +141,10 @@ impl NodeBuilder {
             driver: DriverKind::default(),
         };
         NodeBuilder(settings, Vec::new())
+    }
+
+    pub(super) fn network(&mut self) -> &mut NetworkOptions {
+        &mut self.0.network
     }
 
     /// Keeps the identity and all state in this directory, which is locked while the node runs. Without it the node
@@ -271,11 +279,16 @@ impl NodeBuilder {
             }
         };
         let mut random = Seeds::draw(&handle)?;
-        let (identity, kept) = open_identity(&mut settings, &handle, &mut random)?;
+        let (identity, directory) = open_identity(&mut settings, &handle, &mut random)?;
         let hub = Hub::new(handle, settings.callbacks, settings.limits.requests);
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
-        let launched = launch::launch(&settings, identity, &hub)?;
+        let kept = directory.as_ref().map(|directory| launch::Keeping {
+            shelf: Arc::new(network::DataShelf(Arc::downgrade(directory))),
+            stored: network::load(directory),
+        });
+        let launched = launch::launch(&settings, identity, &hub, kept)?;
+        let kept: Kept = directory.map(|directory| Box::new(directory) as Box<_>);
         let node = Node::assemble(Parts {
             id,
             hub,
@@ -303,7 +316,7 @@ fn open_identity(
     settings: &mut Settings,
     handle: &Handle,
     random: &mut dyn Random,
-) -> Result<(Identity, Kept), StartError> {
+) -> Result<(Identity, Option<Arc<Mutex<DataDir>>>), StartError> {
     let directory = match &settings.data_dir {
         None => None,
         Some(path) => {
@@ -320,8 +333,8 @@ fn open_identity(
         }
         (None, None) => Identity::generate(random),
     };
-    let kept = directory.map(|directory| Box::new(parking_lot::Mutex::new(directory)) as Box<_>);
-    Ok((identity, kept))
+    let directory = directory.map(|directory| Arc::new(Mutex::new(directory)));
+    Ok((identity, directory))
 }
 
 /// Random bytes drawn from the runtime in one go.

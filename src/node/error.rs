@@ -4,6 +4,7 @@ use std::io;
 
 use mischief_actors::connection::endpoint::AddrError;
 use mischief_actors::peers;
+use mischief_actors::peers::actor::UpkeepError;
 use mischief_reactor::AskError;
 
 use crate::data_dir::DataDirError;
@@ -60,6 +61,9 @@ pub enum NodeError {
     /// A core thread must not wait.
     #[error("a core thread must not wait")]
     OnCoreThread,
+    /// It was not done.
+    #[error(transparent)]
+    Upkeep(UpkeepError),
 }
 
 impl NodeError {
@@ -71,6 +75,7 @@ impl NodeError {
             NodeError::Busy(_) => "busy",
             NodeError::TimedOut(_) => "timeout",
             NodeError::OnCoreThread => "internal",
+            NodeError::Upkeep(error) => error.kind(),
         }
     }
 }

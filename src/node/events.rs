@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::Direction;
+use mischief_actors::peers::{Direction, Notice};
 use mischief_reactor::WaitError;
 use parking_lot::Mutex;
 
@@ -44,6 +44,8 @@ pub enum NodeEvent {
         /// Why.
         reason: DisconnectReason,
     },
+    /// A peer is waited for or given up, banned, seen twice: what else happens to the network around the node.
+    Network(Notice),
     /// Something went wrong that no call asked for.
     Error {
         /// What, for people.

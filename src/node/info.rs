@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::Direction;
+use mischief_actors::peers::{Direction, Found};
 use mischief_reactor::WallTime;
 use serde::Serialize;
 
@@ -38,6 +38,12 @@ pub struct PeerInfo {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// How it came to be connected.
+    pub found: Found,
+    /// It is protected; see [`Node::protect`](super::Node::protect).
+    pub is_protected: bool,
+    /// Where it can be dialled, as far as is known: `host:port`.
+    pub dialable: Option<String>,
 }
 
 impl PeerInfo {
@@ -57,6 +63,9 @@ impl PeerInfo {
             messages_in: 0,
             messages_out: 0,
             queued: 0,
+            found: Found::Asked,
+            is_protected: false,
+            dialable: None,
         }
     }
 }

@@ -16,8 +16,11 @@ use mischief_actors::connection::{
 };
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::messages::actor::MessagesActor;
-use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
-use mischief_actors::peers::{NotConnected, PeerRecord, Peers, PeersEvent, PeersLimits};
+use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage, Shelf};
+use mischief_actors::peers::{
+    Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent, PeersLimits,
+    Standing, Stored,
+};
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::{
     Actor, ActorId, Address, Answer, ByteBudget, Child, Context, Event, Failure, Handle, Message,
@@ -30,13 +33,14 @@ use super::builder::Settings;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
 use super::info::PeerInfo;
+use super::reachable;
 use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
 const TRUSTED_MAX: usize = 4096;
 
 /// How long the peers actor may take for what it answers by itself.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a dial may take, beyond the deadline that the peers actor sets for it.
 const CONNECT_GRACE: Duration = Duration::from_secs(5);
@@ -47,11 +51,19 @@ pub(crate) struct Launched {
     pub(crate) listening: Listening,
 }
 
+/// What outlives the node.
+pub(crate) struct Keeping {
+    pub(crate) shelf: Arc<dyn Shelf>,
+    /// What an earlier run has left.
+    pub(crate) stored: Box<Stored>,
+}
+
 /// Spawns the actors on the hub's runtime. They listen only when they are told to.
 pub(crate) fn launch(
     settings: &Settings,
     identity: Arc<Identity>,
     hub: &Arc<Hub>,
+    keeping: Option<Keeping>,
 ) -> Result<Launched, StartError> {
     let handle = hub.handle.clone();
     let peers_limits = peers_limits(settings);
@@ -62,8 +74,22 @@ pub(crate) fn launch(
         trusted: trusted.clone(),
     };
     let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
+    let mut seed = [0; 32];
+    handle.random(&mut seed)?;
+    let network = network_settings(settings, keeping.is_some());
+    let mut network = Network::new(machine, network, identity, seed);
+    for denied in &settings.network.denied {
+        // As many as there can be.
+        if network.deny(*denied).is_err() {
+            log::warn!("too many are banned: {denied} is not");
+        }
+    }
+    let (shelf, stored) = match keeping {
+        Some(Keeping { shelf, stored }) => (Some(shelf), Some(stored)),
+        None => (None, None),
+    };
     let peers = handle.spawn(0, move || {
-        Child::once(PeersActor::new(machine, Arc::new(face))).name("peers")
+        Child::once(PeersActor::new(network, Arc::new(face), shelf, stored)).name("peers")
     })?;
     let common = Arc::new(Common {
         config: Mutex::new(Arc::new(maker.make(settings, Vec::new()))),
@@ -130,7 +156,25 @@ impl Listening {
             addrs.extend(self.listen_everywhere()?);
         }
         *self.common.config.lock() = Arc::new(self.maker.make(settings, addrs.clone()));
+        self.tell_peers(&addrs);
         Ok(addrs)
+    }
+
+    /// The addresses of the interfaces stand for the unspecified ones. Only a node that tells others has use for them.
+    fn tell_peers(&self, addrs: &[SocketAddr]) {
+        let handle = &self.actors.handle;
+        let interfaces = match handle.interfaces() {
+            Ok(Ok(interfaces)) => interfaces,
+            _ => Vec::new(),
+        };
+        let mut own = reachable::expand(addrs, &interfaces);
+        // On one machine its own address is as good as any.
+        let is_local = |addr: &&SocketAddr| addr.ip().is_loopback();
+        own.extend(addrs.iter().filter(is_local));
+        let listening = PeersMessage::Listening(own);
+        if handle.try_send(&self.actors.peers, listening).is_err() {
+            log::warn!("the node does not know where it listens, and will not tell others");
+        }
     }
 
     /// A kernel may lack one of the two families; only if neither works that is an error, the one of IPv4.
@@ -165,7 +209,22 @@ fn peers_limits(settings: &Settings) -> PeersLimits {
     if let Some(max) = settings.max_inbound {
         limits.inbound_max = max;
     }
+    if let Some(max) = settings.network.max_outbound {
+        limits.outbound_max = max;
+    }
     limits
+}
+
+fn network_settings(settings: &Settings, is_kept: bool) -> NetworkSettings {
+    let options = &settings.network;
+    NetworkSettings {
+        reconnect: options.reconnect,
+        allowed: options.allowed.clone(),
+        exchanges: options.exchange,
+        outbound_target: options.outbound_target(),
+        keeps_book: options.exchange || options.outbound_target() > 0 || is_kept,
+        is_kept,
+    }
 }
 
 /// Makes the configuration of connections: once before it is known where the node listens, and once after.
@@ -270,6 +329,10 @@ impl Observer for Face {
             return;
         };
         self.hub.disconnected(*id, *reason);
+    }
+
+    fn noticed(&self, notice: &Notice) {
+        self.hub.noticed(notice.clone());
     }
 }
 
@@ -385,20 +448,31 @@ impl Backend for Arc<Actors> {
 
     fn list(&self) -> Answer<Result<Vec<PeerInfo>, NodeError>> {
         self.list_with(|list| {
-            let PeerList { peers, now, wall } = list;
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let peers = peers.iter().zip(standings);
             Ok(peers
-                .iter()
-                .map(|record| info(record, record.since_wall(now, wall)))
+                .map(|(record, standing)| info(record, standing, record.since_wall(now, wall)))
                 .collect())
         })
     }
 
     fn peer(&self, peer: PeerId) -> Answer<Result<PeerInfo, NodeError>> {
         self.list_with(move |list| {
-            let PeerList { peers, now, wall } = list;
-            let record = peers.iter().find(|record| record.id == peer);
-            let record = record.ok_or(NodeError::NotConnected)?;
-            Ok(info(record, record.since_wall(now, wall)))
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let mut peers = peers.iter().zip(standings);
+            let found = peers.find(|(record, _)| record.id == peer);
+            let (record, standing) = found.ok_or(NodeError::NotConnected)?;
+            Ok(info(record, standing, record.since_wall(now, wall)))
         })
     }
 
@@ -416,6 +490,10 @@ impl Backend for Arc<Actors> {
             reply: reply.map(|_: Result<(), NotConnected>| Ok(())),
         };
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
+    }
+
+    fn peers(&self) -> Option<Address<PeersActor>> {
+        Some(self.peers)
     }
 
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {
@@ -437,11 +515,14 @@ fn not_connected(result: Result<(), NotConnected>) -> Result<(), NodeError> {
     result.map_err(|NotConnected| NodeError::NotConnected)
 }
 
-fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
+fn info(record: &PeerRecord, standing: Standing, since: WallTime) -> PeerInfo {
     let mut info = PeerInfo::new(record.id, record.addr, record.direction);
     info.name = record.name.as_deref().map(str::to_owned);
     info.since = since;
     info.suite = record.suite.name();
+    info.found = standing.found;
+    info.is_protected = standing.is_protected;
+    info.dialable = standing.dialable.map(|endpoint| endpoint.to_string());
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
         info.rtt_jitter = traffic.rtt_jitter;

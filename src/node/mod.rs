@@ -16,6 +16,7 @@
 //! | `outgoing.rs` | sending; [`Outgoing`] |
 //! | `json.rs` | how much JSON is taken |
 //! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
+//! | `network.rs` | lost peers, bans, the address book; what outlives the node |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
@@ -30,6 +31,7 @@ mod handlers;
 mod info;
 mod json;
 mod launch;
+mod network;
 mod outgoing;
 mod pending;
 mod reachable;
@@ -64,7 +66,11 @@ pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
 pub use json::JSON_DEPTH_MAX;
 pub use mischief_actors::messages::{RequestError, RequestLimits};
-pub use mischief_actors::peers::Direction;
+pub use mischief_actors::peers::actor::UpkeepError;
+pub use mischief_actors::peers::{
+    BookEntry, Direction, Found, GaveUp, Group, Notice, ParseSubnetError, ReconnectPolicy, Subnet,
+    Target, Waiting, Waits,
+};
 pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Each, EachResult, Pending, Sent};
 pub use requests::{BadBody, Body, Refusal, Request, Requested, Responder};
@@ -537,6 +543,10 @@ impl Node {
 
     fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
+    }
+
+    fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod connection;
 mod json_line;
+mod peers;
 mod requests;
 
 use std::fs;
@@ -54,6 +55,21 @@ fn records() {
 #[test]
 fn requests() {
     run("requests", requests::requests, RUNS);
+}
+
+#[test]
+fn peer_record() {
+    run("peer_record", peers::peer_record, RUNS);
+}
+
+#[test]
+fn exchange() {
+    run("exchange", peers::exchange, RUNS_SLOW);
+}
+
+#[test]
+fn peers_file() {
+    run("peers_file", peers::peers_file, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

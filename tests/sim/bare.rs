@@ -37,7 +37,7 @@ impl Watcher {
         let events = self.events.lock().unwrap();
         let reason = |event: &PeersEvent| match event {
             PeersEvent::Disconnected { reason, .. } => Some(reason.kind()),
-            PeersEvent::Connected { .. } => None,
+            PeersEvent::Connected { .. } | PeersEvent::SeenTwice { .. } => None,
         };
         events.iter().filter_map(reason).collect()
     }
@@ -64,7 +64,10 @@ impl Bare {
             Peers::with_roster(identity.peer_id(), PeersLimits::default(), roster.clone());
         let seen = Arc::new(Watcher::default());
         let observer = seen.clone();
-        let peers = handle.spawn(0, move || Child::once(PeersActor::new(machine, observer)));
+        let own = identity.clone();
+        let peers = handle.spawn(0, move || {
+            Child::once(PeersActor::bare(machine, own, observer))
+        });
         let peers = peers.expect("there is room for an actor");
         let protocol = ProtocolHash::new("sim", "1.0").expect("it is short");
         let config = Config::new(identity, StaticKey::from_secret(&[3; 32]), protocol);

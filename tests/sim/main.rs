@@ -8,6 +8,7 @@ mod dialling;
 mod ending;
 mod flow;
 mod intruders;
+mod keeping;
 mod lifetime;
 mod meeting;
 mod net;

@@ -66,7 +66,7 @@ impl Bare {
         let limits = PeersLimits::default();
         let peers = Peers::with_roster(identity.peer_id(), limits, roster.clone());
         let observer = hoard.clone();
-        let peers = spawn(&handle, PeersActor::new(peers, observer))?;
+        let peers = spawn(&handle, PeersActor::bare(peers, identity.clone(), observer))?;
         let protocol = ProtocolHash::new("swarm", "1.0").ok_or("the protocol's name is short")?;
         let reassembly = ByteBudget::new(setup.reassembly_bytes_max);
         let mut config = Config::new(identity, StaticKey::from_secret(&[3; 32]), protocol);

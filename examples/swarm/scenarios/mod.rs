@@ -9,7 +9,9 @@ mod flow;
 mod hostile;
 mod mesh;
 mod party;
+mod poison;
 mod reading;
+mod reconnection;
 mod reunion;
 mod sabotage;
 mod scale;
@@ -30,6 +32,8 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(reading::Reading::SMALL),
         Box::new(reunion::Reunion),
         Box::new(asking::Asking::SMALL),
+        Box::new(reconnection::Reconnection::SMALL),
+        Box::new(poison::Poison::SMALL),
     ]
 }
 
@@ -41,5 +45,7 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(hostile::Hostile::LARGE),
         Box::new(scale::Scale::LARGE),
         Box::new(asking::Asking::LARGE),
+        Box::new(reconnection::Reconnection::LARGE),
+        Box::new(poison::Poison::LARGE),
     ]
 }

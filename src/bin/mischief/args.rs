@@ -95,6 +95,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) network_key_file: Option<PathBuf>,
 
+    /// Do not ask peers for other nodes, and do not tell them of any
+    #[arg(long)]
+    pub(crate) no_exchange: bool,
+
     /// Do not look for nodes on the local network
     #[arg(long)]
     pub(crate) no_mdns: bool,

@@ -1,5 +1,7 @@
 //! The front for programs: JSON lines on stdin and stdout, as `docs/json.md` describes them.
 
+mod network;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use mischief::json::{
     Answer, Command, ErrorKind, Event, Line, LineReader, PeerEntry, Receivers, Reply, Request,
-    RequestError, RequestId, SendFailure, parse, requests, to_line,
+    RequestError, RequestId, SendFailure, parse, requests, to_line, with_notice_event,
 };
 use mischief::{
     Broadcast, Kind, Message, Node, NodeError, NodeEvent, PeerId, PeerIdPrefix, PeerInfo,
@@ -88,6 +90,12 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             reason: reason.kind(),
             message: &reason.to_string(),
         }),
+        NodeEvent::Network(notice) => {
+            let Some(line) = with_notice_event(notice, |event| to_line(event)) else {
+                return;
+            };
+            line
+        }
         NodeEvent::Error { message } => to_line(&Event::Error {
             kind: "internal",
             message,
@@ -215,6 +223,7 @@ impl Input {
                 }
                 Receivers::All => self.broadcast(size, id, node.broadcast_bytes(&bytes)),
             },
+            Ok(Command::Network(command)) => self.carry_out_network(size, id, command),
             Ok(Command::Stats) => {
                 let stats = serde_json::to_value(node.stats())
                     .expect("figures have text keys and go to memory");

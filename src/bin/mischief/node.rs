@@ -198,6 +198,7 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     if let Some(max) = args.max_peers {
         builder = builder.max_peers(max);
     }
+    builder = builder.exchange(!args.no_exchange);
     if let Some(path) = &args.network_key_file {
         let key = NetworkKey::load(&SystemDisk, utf8(path)?).map_err(Failure::new)?;
         builder = builder.network_key(key);

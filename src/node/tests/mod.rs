@@ -18,11 +18,12 @@ use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::connection::{Deliver, Encoded, Kind, Link, Links, Records};
 use mischief_actors::identity::PeerId;
 use mischief_actors::messages::RequestLimits;
+use mischief_actors::peers::actor::PeersActor;
 use mischief_actors::peers::{Introduction, Peers, PeersLimits, Suite};
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{
-    Actor, ActorId, Answer, Child, Context, Event, Failure, Handle, Instant, OneShot, Reply,
-    Runtime,
+    Actor, ActorId, Address, Answer, Child, Context, Event, Failure, Handle, Instant, OneShot,
+    Reply, Runtime,
 };
 
 use super::dispatch::Hub;
@@ -292,6 +293,10 @@ impl Backend for Played {
 
     fn trust(&self, peer: PeerId) -> Answer<Result<(), NodeError>> {
         self.ask(|reply| Asked::Trust(peer, reply))
+    }
+
+    fn peers(&self) -> Option<Address<PeersActor>> {
+        None
     }
 
     fn stop(&self, _: Duration) -> Answer<Result<(), NodeError>> {

@@ -1,5 +1,6 @@
 //! The front for people: typed lines go out, what peers say and what happens comes in.
 
+mod network;
 mod requests;
 mod text;
 
@@ -145,6 +146,7 @@ fn notice_of(event: &NodeEvent, labels: &Labels) -> Option<String> {
             labels.lock().remove(peer);
             format!("{label} is gone: {reason}")
         }
+        NodeEvent::Network(notice) => notice.to_string(),
         NodeEvent::Error { message } => {
             logger::say("warning", message);
             return None;
@@ -228,6 +230,7 @@ impl Console {
                 say_error(replied);
             }
             Typed::Refuse(number, reason) => say_error(self.requests.refuse(number, reason)),
+            Typed::Network(typed) => self.act_on_network(typed),
             Typed::Id => self.print(&format!("{}\n", node.id())),
             Typed::Help => self.print(&format!("{HELP}\n")),
             Typed::Quit => self.session.end(Cause::Asked),
