@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod connection;
+pub mod discovery;
 pub mod identity;
+pub mod mdns;
 pub mod messages;
 pub mod peers;

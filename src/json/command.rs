@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::error::{ErrorKind, RequestError};
+use crate::json::mdns;
 use crate::json::peers::{self, NetworkCommand};
 use crate::json::requests;
 
@@ -67,6 +68,8 @@ pub enum Command {
     Network(NetworkCommand),
     /// Tell the node's statistics.
     Stats,
+    /// Something on the local network.
+    Mdns(mdns::MdnsCommand),
     /// Shut down.
     Shutdown,
     /// Something about requests.
@@ -185,6 +188,10 @@ const BASE: &[CommandShape] = &[
         optional: &[],
         answers: &[&["stats"]],
     },
+    mdns::BROWSE,
+    mdns::REGISTER,
+    mdns::SERVICES,
+    mdns::STOP,
     CommandShape {
         name: "shutdown",
         required: &[],
@@ -359,6 +366,7 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
+        name if name.starts_with("mdns_") => mdns::read(&mut members).map(Command::Mdns),
         name => {
             let read = peers::read(name, &mut members).map(|read| read.map(Command::Network));
             let read = read.or_else(|| {
@@ -376,6 +384,15 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// The name of the command.
+    pub(super) fn name(&self) -> &'static str {
+        self.shape.name
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
     fn refuse_unknown(&self) -> Result<(), RequestError> {
         let known = || self.shape.required.iter().chain(self.shape.optional);
         let Some(unknown) = self
@@ -434,10 +451,6 @@ impl Members {
             let message = format!("`{name}` is not base64 with padding: {error}");
             RequestError::bad_request(message)
         })
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
     }
 
     pub(super) fn number(

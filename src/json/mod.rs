@@ -10,6 +10,7 @@
 mod command;
 mod error;
 mod line;
+mod mdns;
 mod output;
 mod peers;
 pub mod requests;
@@ -17,6 +18,7 @@ pub mod requests;
 pub use command::{COMMANDS, Command, CommandShape, Receivers, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
+pub use mdns::{FoundService, MdnsCommand, MdnsLine, MdnsServices, RegisteredService, TxtEntries};
 pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, SendFailure, to_line};
 pub use peers::{
     BanTarget, NetworkCommand, PeerName, bans_answer, book_answer, cleared_answer, peer_answer,

@@ -9,6 +9,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::json::command::{RequestId, joined, total};
 use crate::json::error::RequestError;
+use crate::json::mdns::{self, MdnsServices};
 use crate::json::requests;
 use crate::terminal::is_harmful;
 
@@ -82,6 +83,8 @@ pub enum Answer<'a> {
     },
     /// To the commands about lost, banned, protected and known peers: an object.
     Network(Value),
+    /// To `mdns_services`.
+    Mdns(MdnsServices),
     /// To `stats`.
     Stats {
         /// The figures.
@@ -299,6 +302,13 @@ const BASE: &[EventShape] = &[
         name: "bytes",
         members: &["peer", "base64"],
     },
+    mdns::FOUND,
+    mdns::UPDATED,
+    mdns::LOST,
+    mdns::REGISTERED,
+    mdns::RENAMED,
+    mdns::TYPE_FOUND,
+    mdns::PEER_FOUND,
     EventShape {
         name: "peer_reconnecting",
         members: &["peer", "addr", "within_ms"],

@@ -21,9 +21,12 @@
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
 //! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
+//! | `mdns.rs` | the local network; [`Mdns`] |
+//! | `discovery.rs` | what was found, on its way to who decides whom to dial |
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
 
 mod builder;
+mod discovery;
 mod dispatch;
 mod error;
 mod events;
@@ -31,6 +34,7 @@ mod handlers;
 mod info;
 mod json;
 mod launch;
+mod mdns;
 mod network;
 mod outgoing;
 mod pending;
@@ -65,6 +69,12 @@ pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
 pub use json::JSON_DEPTH_MAX;
+pub use mdns::{MDNS_TYPE_DEFAULT, Mdns, MdnsFailure};
+pub use mischief_actors::discovery::{Candidate, Source};
+pub use mischief_actors::mdns::{
+    Found as MdnsFound, InterestId, MdnsError, MdnsEvent, MdnsStats, Service, ServiceId,
+    ServiceType, Txt, actor::MdnsReport,
+};
 pub use mischief_actors::messages::{RequestError, RequestLimits};
 pub use mischief_actors::peers::actor::UpkeepError;
 pub use mischief_actors::peers::{
@@ -127,6 +137,8 @@ pub(crate) struct Parts {
     pub(crate) id: PeerId,
     pub(crate) hub: Arc<Hub>,
     pub(crate) backend: Box<dyn Backend>,
+    pub(crate) finder: Arc<discovery::Finder>,
+    pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) runtime: Option<Runtime>,
     pub(crate) kept: Kept,
 }
@@ -137,6 +149,8 @@ struct Core {
     listen_addrs: OnceLock<Vec<SocketAddr>>,
     hub: Arc<Hub>,
     backend: Box<dyn Backend>,
+    finder: Arc<discovery::Finder>,
+    mdns: Arc<mdns::Subsystem>,
     runtime: Mutex<Option<Runtime>>,
     kept: Mutex<Kept>,
     is_stopping: AtomicBool,
@@ -156,6 +170,8 @@ impl Node {
             listen_addrs: OnceLock::new(),
             hub: parts.hub,
             backend: parts.backend,
+            finder: parts.finder,
+            mdns: parts.mdns,
             runtime: Mutex::new(parts.runtime),
             kept: Mutex::new(parts.kept),
             is_stopping: AtomicBool::new(false),
@@ -180,6 +196,7 @@ impl Node {
     }
 
     pub(crate) fn set_listen_addrs(&self, addrs: Vec<SocketAddr>) {
+        self.0.mdns.set_listen_addrs(&addrs);
         let is_new = self.0.listen_addrs.set(addrs).is_ok();
         assert!(is_new, "a node starts to listen once");
     }
@@ -265,6 +282,18 @@ impl Node {
     /// Accepts messages of up to 16 MiB from a peer, where others may send 1 MiB.
     pub fn trust(&self, peer: &PeerId) -> Pending<(), NodeError> {
         Pending::asked(self.hub(), self.0.backend.trust(*peer))
+    }
+
+    // ---- finding
+
+    /// Services on the local network, and this node among them.
+    pub fn mdns(&self) -> Mdns {
+        Mdns(self.0.mdns.clone())
+    }
+
+    /// Everybody who was found by any source, connected or not, with where and by whom.
+    pub fn found_peers(&self) -> Pending<Vec<Candidate>, NodeError> {
+        self.0.finder.candidates()
     }
 
     // ---- sending
@@ -561,6 +590,8 @@ impl Core {
                 .wait(&self.stopped, &mut has_stopped, Some(rest()))
                 .is_ok();
         }
+        self.mdns.end();
+        self.finder.stop();
         let closed = self.backend.stop(deadline).wait_for(rest());
         let mut in_time = matches!(closed, Ok(Ok(())));
         self.hub.close();

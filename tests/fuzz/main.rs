@@ -6,6 +6,7 @@
 
 mod connection;
 mod json_line;
+mod mdns;
 mod peers;
 mod requests;
 
@@ -70,6 +71,16 @@ fn exchange() {
 #[test]
 fn peers_file() {
     run("peers_file", peers::peers_file, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packet() {
+    run("mdns_packet", mdns::mdns_packet, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packets() {
+    run("mdns_packets", mdns::mdns_packets, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

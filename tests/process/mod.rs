@@ -68,9 +68,9 @@ impl Program {
         program
     }
 
-    /// `mischief node --json --ephemeral` with further arguments.
+    /// `mischief node --json --ephemeral --no-mdns` with further arguments: nodes of other tests must not connect to it.
     pub(crate) fn node(arguments: &[&str]) -> Program {
-        let fixed = ["node", "--json", "--ephemeral"];
+        let fixed = ["node", "--json", "--ephemeral", "--no-mdns"];
         Program::start(&[&fixed[..], arguments].concat())
     }
 

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::args::NodeArgs;
 use crate::failure::Failure;
 use crate::logger;
+use crate::mdns;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
 use crate::pending::Pending;
@@ -104,7 +105,10 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             count: *count as u64,
         }),
         // `stopped` is told when everything else has been written.
-        _ => return,
+        other => match mdns::event_line(other) {
+            Some(line) => line,
+            None => return,
+        },
     };
     let _ = output.offer(&line);
 }
@@ -228,6 +232,13 @@ impl Input {
                 let stats = serde_json::to_value(node.stats())
                     .expect("figures have text keys and go to memory");
                 self.answer(&id, Ok(Answer::Stats { stats }));
+            }
+            Ok(Command::Mdns(command)) => {
+                let (mdns, output) = (node.mdns(), self.session.output.clone());
+                self.wait(size, async move {
+                    let result = mdns::carry_out(mdns, command).await;
+                    answer(&output, &id, result);
+                });
             }
             Ok(Command::Shutdown) => {
                 self.answer(&id, Ok(Answer::Done {}));

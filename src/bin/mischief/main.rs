@@ -9,6 +9,7 @@ mod failure;
 mod id;
 mod json;
 mod logger;
+mod mdns;
 mod node;
 mod output;
 mod pending;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
+        Command::Mdns(args) => mdns::run(&args.action),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

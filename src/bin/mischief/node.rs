@@ -192,6 +192,7 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     for addr in &args.listen {
         builder = builder.listen_addr(*addr);
     }
+    builder = builder.mdns(!args.no_mdns);
     if let Some(name) = &args.name {
         builder = builder.name(name);
     }

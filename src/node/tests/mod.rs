@@ -60,7 +60,12 @@ impl Fixture {
             handle,
             asks: Mutex::new(asks),
         });
+        let settings = builder::default_settings();
+        let finder = Arc::new(discovery::Finder::new(peer(0), 1000, hub.clone()));
+        let mdns = mdns::Subsystem::new(&settings, peer(0), &hub, finder.clone()).unwrap();
         let node = Node::assemble(Parts {
+            finder,
+            mdns: Arc::new(mdns),
             id: peer(0),
             hub: hub.clone(),
             backend,
