@@ -52,7 +52,12 @@ fn main() {
         .zip(&times[1])
         .map(|(messages, request)| request.0 - messages.0)
         .collect();
-    bench.figure("a request beyond two messages, p50", "us", Budget::None, &over);
+    bench.figure(
+        "a request beyond two messages, p50",
+        "us",
+        Budget::None,
+        &over,
+    );
     for (name, rates) in ["pairs of messages", "requests"].iter().zip(&rates) {
         let name = format!("{name}, {AT_ONCE} at once");
         bench.figure(&name, "k/s", Budget::None, rates);

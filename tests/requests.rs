@@ -260,3 +260,27 @@ fn a_message_to_a_list_says_whom_it_did_not_reach() {
 fn the_example_runs() {
     request_response::main().expect("it ends well");
 }
+
+/// Answers of a megabyte to a peer that reads slowly wait for room instead of being too much.
+#[test]
+fn many_large_answers_wait_for_each_other() {
+    let (mut asker, mut handler) = pair();
+    let count = 12;
+    for number in 0..count {
+        let command = request(&handler.id, json!(number));
+        write(&mut asker.program, &format!("large {number}"), command);
+    }
+    let text = "x".repeat(1_000_000);
+    for _ in 0..count {
+        let event = handler.program.event("request");
+        let id = format!("to {}", event["data"]);
+        let reply = json!({"cmd": "reply", "request": event["request"], "data": text});
+        write(&mut handler.program, &id, reply);
+    }
+    for number in 0..count {
+        let replied = handler.program.reply(format!("to {number}"));
+        assert_eq!(replied["ok"], true, "{replied}");
+        let answer = asker.program.reply(format!("large {number}"));
+        assert_eq!(answer["data"].as_str().map(str::len), Some(text.len()));
+    }
+}

@@ -88,11 +88,7 @@ impl Outgoing {
 
     /// Done when there is room in the queue.
     pub fn room(&self) -> Pending<(), SendError> {
-        match self.link.when_room(&self.hub.handle) {
-            Ok(None) => Pending::known(&self.hub, Ok(())),
-            Ok(Some(answer)) => Pending::asked(&self.hub, answer),
-            Err(error) => Pending::known(&self.hub, Err(error)),
-        }
+        room_on(&self.hub, &self.link)
     }
 
     /// Bytes of messages that the connection has not taken yet.
@@ -109,6 +105,15 @@ impl Outgoing {
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Outgoing({:?})", self.link)
+    }
+}
+
+/// Done when there is room in the queue of a link.
+pub(crate) fn room_on(hub: &Arc<Hub>, link: &Link) -> Pending<(), SendError> {
+    match link.when_room(&hub.handle) {
+        Ok(None) => Pending::known(hub, Ok(())),
+        Ok(Some(answer)) => Pending::asked(hub, answer),
+        Err(error) => Pending::known(hub, Err(error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests: asking a peer and waiting for what it says, and answering what peers ask.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use mischief_actors::connection::{Kind, Link, SendError};
 use mischief_actors::identity::PeerId;
 use mischief_actors::messages::actor::{Desk, OpenRequest, Reply, begin_reply, begin_request};
 use mischief_actors::messages::{FailureCode, RequestError, RequestId};
+use mischief_reactor::OneShot;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,7 +21,7 @@ use super::Node;
 use super::dispatch::Hub;
 use super::handlers::Registration;
 use super::json::{read_typed, read_value, value_max};
-use super::outgoing::{with_scratch, write_json};
+use super::outgoing::{room_on, with_scratch, write_json};
 use super::pending::Pending;
 
 /// What a handler's side says when the duty to answer was dropped.
@@ -251,16 +252,16 @@ impl From<BadBody> for Refusal {
 /// the asker that the handler failed.
 #[must_use = "a request whose responder is dropped is refused"]
 pub struct Responder {
-    desk: Arc<Desk>,
+    hub: Arc<Hub>,
     link: Arc<Link>,
     id: RequestId,
     is_done: bool,
 }
 
 impl Responder {
-    pub(crate) fn new(desk: &Arc<Desk>, link: &Arc<Link>, id: RequestId) -> Responder {
+    pub(crate) fn new(hub: Arc<Hub>, link: &Arc<Link>, id: RequestId) -> Responder {
         Responder {
-            desk: desk.clone(),
+            hub,
             link: link.clone(),
             id,
             is_done: false,
@@ -273,7 +274,8 @@ impl Responder {
     }
 
     /// Answers. Nothing happens if nobody waits for the answer any more. An error: the answer could not be sent because it
-    /// is larger than the peer takes, or too much waits for the peer already; the asker is told so.
+    /// is larger than the peer takes, or about 5 MiB wait for the peer already; the asker is told so.
+    /// [`Responder::reply_when_room`] waits instead.
     pub fn reply(mut self, body: &Body) -> Result<(), SendError> {
         with_scratch(|scratch| {
             begin_reply(scratch, self.id, body.reply.kind);
@@ -297,7 +299,7 @@ impl Responder {
 
     fn finish(&mut self, reply: &[u8]) -> Result<(), SendError> {
         self.is_done = true;
-        self.desk.answer(&self.link, self.id, reply)
+        self.hub.desk.answer(&self.link, self.id, reply)
     }
 
     /// Refuses.
@@ -307,19 +309,46 @@ impl Responder {
 
     fn fail(mut self, code: FailureCode, reason: &str) {
         self.is_done = true;
-        self.desk.fail(&self.link, self.id, code, reason);
+        self.hub.desk.fail(&self.link, self.id, code, reason);
+    }
+
+    /// Answers as soon as less than 1 MiB waits for the peer, in any executor. So whoever answers with much is held up by a
+    /// peer that reads slowly, and not refused. It ends as well when nobody waits for the answer any more, for which it takes
+    /// the place of [`Responder::on_cancel`]. An error: the answer is too large for the peer, or the peer is gone. Dropped
+    /// before it is done, this refuses.
+    pub async fn reply_when_room(mut self, body: &Body) -> Result<(), SendError> {
+        let (cancel, mut cancelled) = OneShot::pair(&self.hub.handle);
+        self.on_cancel(move || cancel.send(()));
+        loop {
+            let mut room = room_on(&self.hub, &self.link);
+            poll_fn(|task| match Pin::new(&mut cancelled).poll(task) {
+                Poll::Ready(_) => Poll::Ready(Ok(())),
+                Poll::Pending => Pin::new(&mut room).poll(task),
+            })
+            .await?;
+            let sent = with_scratch(|scratch| {
+                begin_reply(scratch, self.id, body.reply.kind);
+                scratch.extend_from_slice(&body.reply.body);
+                self.hub.desk.answer_if_room(&self.link, self.id, scratch)
+            });
+            // Another may have been faster.
+            if sent != Err(SendError::Full) {
+                self.is_done = true;
+                return sent;
+            }
+        }
     }
 
     /// Whether somebody still waits for the answer.
     pub fn is_wanted(&self) -> bool {
-        self.desk.is_wanted(&self.link, self.id)
+        self.hub.desk.is_wanted(&self.link, self.id)
     }
 
     /// Calls `call` once if nobody waits for the answer any more before it was given: the asker gave up, its time is over, or
     /// it is gone. At once if that is so already. It is called on a thread of the node, which it must not hold up. A later
     /// call of this takes the place of an earlier one.
     pub fn on_cancel(&self, call: impl FnOnce() + Send + 'static) {
-        self.desk.watch(&self.link, self.id, move || {
+        self.hub.desk.watch(&self.link, self.id, move || {
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
                 log::error!("a callback for a cancelled request panicked");
             }
@@ -336,7 +365,7 @@ impl Drop for Responder {
             true => (FailureCode::HandlerFailed, ""),
             false => (FailureCode::Refused, NO_ANSWER),
         };
-        self.desk.fail(&self.link, self.id, code, reason);
+        self.hub.desk.fail(&self.link, self.id, code, reason);
     }
 }
 
@@ -467,8 +496,8 @@ impl Node {
     /// for all of it, between a millisecond and an hour; shorter and longer ones are brought there.
     ///
     /// A request keeps its place among the messages to the same peer. At most 256 may be open to one peer and 4,096 to all.
-    /// The peer keeps about 5 MiB of answers that are on their way; what would be more is [`RequestError::Busy`], so ask for
-    /// much of it a part at a time.
+    /// A peer whose handlers do not wait for room keeps about 5 MiB of answers that are on their way; what would be more is
+    /// [`RequestError::Busy`].
     pub fn request<T: Serialize + ?Sized>(
         &self,
         peer: &PeerId,

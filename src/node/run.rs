@@ -172,7 +172,10 @@ impl<'a> Run<'a> {
             return;
         }
         self.tally.handled += 1;
-        let responder = Responder::new(desk, link, id);
+        let Some(hub) = self.hub.weak().upgrade() else {
+            return;
+        };
+        let responder = Responder::new(hub, link, id);
         let value_max = value_max(self.hub.handle.memory());
         let request = Request::new(link.peer(), name, kind, body, value_max);
         let is_well = self

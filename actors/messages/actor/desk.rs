@@ -26,6 +26,10 @@ const REPLY_ABOVE: usize = 4 * LINK_QUEUE_HIGH;
 /// below its mark. Who does not read those either learns of its requests by their deadlines.
 const NOTICE_ABOVE: usize = REPLY_ABOVE + LINK_QUEUE_HIGH + LINK_QUEUE_HIGH / 2;
 
+/// Bytes before the name of a request, and before the body of a reply.
+const REQUEST_HEAD: usize = HEADER_MAX - TYPE_NAME_MAX;
+const REPLY_HEAD: usize = 6;
+
 /// A body and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -135,10 +139,7 @@ impl Desk {
         request: &mut [u8],
     ) -> Result<(OpenRequest, Answer<Outcome>), RequestError> {
         let name_bytes = usize::from(request[10]);
-        check_size(
-            link,
-            request.len() - (HEADER_MAX - TYPE_NAME_MAX) - name_bytes,
-        )?;
+        check_size(link, request.len() - REQUEST_HEAD - name_bytes)?;
         let way = way_of(link);
         let (asker, answer) = OneShot::pair(&self.handle);
         let id = {
@@ -261,8 +262,7 @@ impl Desk {
         if !self.finish(link, id) {
             return Ok(());
         }
-        // The head of a reply is 6 bytes.
-        let checked = check_size(link, reply.len().saturating_sub(6));
+        let checked = check_size(link, reply.len().saturating_sub(REPLY_HEAD));
         let sent = checked.and_then(|()| {
             let queued = link.queue_channel(&self.handle, CHANNEL, reply, REPLY_ABOVE);
             queued.map(drop)
@@ -274,6 +274,27 @@ impl Desk {
         };
         self.send_failure(link, id, code, "", NOTICE_ABOVE);
         sent
+    }
+
+    /// Answers as [`Desk::answer`] does while there is room for a message. With [`SendError::Full`] nothing was done, and the
+    /// answer may be tried again.
+    pub fn answer_if_room(
+        &self,
+        link: &Arc<Link>,
+        id: RequestId,
+        reply: &[u8],
+    ) -> Result<(), SendError> {
+        if !self.is_wanted(link, id) {
+            return Ok(());
+        }
+        if check_size(link, reply.len().saturating_sub(REPLY_HEAD)).is_err() {
+            // It never fits: the peer is told.
+            return self.answer(link, id, reply);
+        }
+        // If the request is cancelled at this moment, its asker does not look at the answer.
+        link.queue_channel(&self.handle, CHANNEL, reply, 0)?;
+        self.finish(link, id);
+        Ok(())
     }
 
     /// Tells a peer that its request gets no answer. Nothing happens if it does not wait for one any more.

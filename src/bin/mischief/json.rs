@@ -261,10 +261,24 @@ impl Input {
                 Ok(())
             }
             requests::Command::Unhandle { kind } => self.requests.unhandle(&kind),
-            requests::Command::Reply { request, data } => self.requests.reply(request, &data),
+            requests::Command::Reply { request, data } => {
+                return self.reply(size, id, request, data);
+            }
             requests::Command::Refuse { request, reason } => self.requests.refuse(request, &reason),
         };
         self.answer(&id, result.map(|()| Answer::Done {}));
+    }
+
+    fn reply(&self, size: usize, id: RequestId, request: u64, data: Value) {
+        let replying = match self.requests.reply(request, &data) {
+            Ok(replying) => replying,
+            Err(error) => return self.answer(&id, Err(error)),
+        };
+        let output = self.session.output.clone();
+        self.wait(size, async move {
+            let result = replying.await.map(|()| Answer::Done {});
+            answer(&output, &id, result);
+        });
     }
 
     fn request(

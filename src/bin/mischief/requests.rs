@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mischief::json::{ErrorKind, RequestError};
-use mischief::{Kind, Node, Registration, Request, Responder, SendError};
+use mischief::{Body, Kind, Node, Registration, Request, Responder, SendError};
 use serde_json::Value;
 
 /// What the fronts do with requests.
@@ -74,10 +74,18 @@ impl<T: Tell> Desk<T> {
         }
     }
 
-    /// Answers a request.
-    pub(crate) fn reply(&self, number: u64, data: &Value) -> Result<(), RequestError> {
-        let sent = self.0.responder(number)?.reply_json(data);
-        sent.map_err(|error: SendError| RequestError::of_kind(error.kind(), error))
+    /// Answers a request, when there is room for the answer.
+    pub(crate) fn reply(
+        &self,
+        number: u64,
+        data: &Value,
+    ) -> Result<impl Future<Output = Result<(), RequestError>> + Send + use<T>, RequestError> {
+        let responder = self.0.responder(number)?;
+        let body = Body::json(data).map_err(|error| RequestError::of_kind("bad_request", error))?;
+        Ok(async move {
+            let sent = responder.reply_when_room(&body).await;
+            sent.map_err(|error: SendError| RequestError::of_kind(error.kind(), error))
+        })
     }
 
     /// Refuses a request.

@@ -1,6 +1,8 @@
 //! Requests, with the peer played by the test.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use mischief_actors::connection::{
     ChannelMessage, Class, LINK_QUEUE_HIGH, LargeMessage, TYPE_NAME_MAX,
@@ -488,9 +490,44 @@ fn an_answer_that_cannot_be_sent_becomes_a_failure() {
         next().reply(&Body::bytes(vec![0; 1 << 20])).unwrap();
     }
     assert_eq!(next().reply(&Body::text("x")).unwrap_err().kind(), "full");
+    // Whoever waits for room before is not refused.
+    say(&fixture, &link, &request(9, "slow", "1"));
+    fixture.node.pump(Duration::ZERO);
+    let (body, mut task) = (Body::text("x"), TaskContext::from_waker(Waker::noop()));
+    let mut patient = pin!(next().reply_when_room(&body));
+    assert!(patient.as_mut().poll(&mut task).is_pending());
     let failures = take(&link);
     let end = failures.as_bytes().split_last_chunk::<6>().unwrap().1;
     assert_eq!(*end, [2, 0, 0, 0, 5, FailureCode::Busy.number()]);
+    assert_eq!(patient.as_mut().poll(&mut task), Poll::Ready(Ok(())));
+    assert_eq!(said(&link), ["9 is x"]);
+    // Whoever waits for room in vain learns that nobody waits for the answer.
+    say(&fixture, &link, &request(9, "slow", "1"));
+    fixture.node.pump(Duration::ZERO);
+    while outgoing.send_bytes(&[0; 10_000]).is_ok() {}
+    let mut patient = pin!(next().reply_when_room(&body));
+    assert!(patient.as_mut().poll(&mut task).is_pending());
+    say(
+        &fixture,
+        &link,
+        &RequestMessage::Cancel { id: RequestId(9) },
+    );
+    assert_eq!(patient.as_mut().poll(&mut task), Poll::Ready(Ok(())));
+    take(&link);
+    // What never fits is told at once, and what is dropped refuses.
+    for id in [10, 11] {
+        say(&fixture, &link, &request(id, "slow", "1"));
+        fixture.node.pump(Duration::ZERO);
+        let mut patient = pin!(next().reply_when_room(&large));
+        if id == 10 {
+            let sent = patient.as_mut().poll(&mut task);
+            assert!(matches!(sent, Poll::Ready(Err(SendError::TooLarge { .. }))));
+        }
+    }
+    assert_eq!(
+        said(&link),
+        ["10 TooLarge ", "11 Refused the handler gave no answer"]
+    );
 }
 
 #[test]

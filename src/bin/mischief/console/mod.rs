@@ -18,8 +18,9 @@ use crate::failure::Failure;
 use crate::logger;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
+use crate::pending::Pending;
 use crate::requests::Desk;
-use requests::{Teller, json_value, say_error};
+use requests::{Teller, say_error};
 use text::{HELP, Style, Typed, bytes, peer_label, quoted, table, understand};
 
 /// The longest value of a peer that is shown whole, in characters.
@@ -161,6 +162,7 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
         session: session.clone(),
         style: style(),
         requests: Desk::new(Teller::new(session)),
+        pending: Arc::new(Pending::default()),
     };
     let is_typed = io::stdin().is_terminal();
     let ends_at_eof = args.exit_on_eof || is_typed;
@@ -182,6 +184,7 @@ struct Console {
     session: Session,
     style: Style,
     requests: Desk<Teller>,
+    pending: Arc<Pending>,
 }
 
 impl Console {
@@ -226,8 +229,7 @@ impl Console {
             Typed::Handle(kind) => self.handle(kind),
             Typed::Unhandle(kind) => say_error(self.requests.unhandle(kind)),
             Typed::Reply(number, data) => {
-                let replied = json_value(data).and_then(|data| self.requests.reply(number, &data));
-                say_error(replied);
+                say_error(self.reply(number, data));
             }
             Typed::Refuse(number, reason) => say_error(self.requests.refuse(number, reason)),
             Typed::Network(typed) => self.act_on_network(typed),

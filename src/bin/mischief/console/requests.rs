@@ -70,6 +70,14 @@ impl Console {
         ));
     }
 
+    /// Typing goes on while the answer waits for room.
+    pub(super) fn reply(&self, number: u64, data: &str) -> Result<(), RequestError> {
+        let replying = self.requests.reply(number, &json_value(data)?)?;
+        self.pending
+            .add(data.len(), async move { say_error(replying.await) })
+            .map_err(|error| RequestError::new(ErrorKind::Internal, error.to_string()))
+    }
+
     /// Typing goes on while the peer thinks.
     pub(super) fn request(&self, peer: &str, kind: &str, data: &str) {
         let node = &self.session.node;
@@ -108,7 +116,7 @@ impl Console {
 }
 
 /// A typed value; nothing stands for `null`.
-pub(super) fn json_value(text: &str) -> Result<Value, RequestError> {
+fn json_value(text: &str) -> Result<Value, RequestError> {
     if text.is_empty() {
         return Ok(Value::Null);
     }
