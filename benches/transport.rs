@@ -177,15 +177,25 @@ fn copy(count: u64) -> Cost {
 
 fn round_trips(bench: &Bench) {
     const SIZE: usize = 64;
-    for is_pinned in [true, false] {
-        let setup = |kind: Kind| Setup {
-            cpu: is_pinned.then_some(0),
-            is_echo: true,
-            // Tuned for one processor is a runtime of one thread.
-            threads: usize::from(is_pinned && kind == Kind::Libp2pTuned),
+    for (is_pinned, is_within_one) in [(true, false), (false, false), (true, true)] {
+        let mut case = json!({"pinned": is_pinned});
+        if is_within_one {
+            case["processes"] = 1.into();
+        }
+        let start = |kind: Kind| {
+            let setup = Setup {
+                cpu: is_pinned.then_some(0),
+                is_echo: true,
+                // Tuned for one processor is a runtime of one thread.
+                threads: usize::from(is_pinned && kind == Kind::Libp2pTuned),
+            };
+            let session = if is_within_one {
+                Session::within_one(kind, setup)
+            } else {
+                Session::connected(kind, setup, 1)
+            };
+            (kind, session)
         };
-        let case = json!({"pinned": is_pinned});
-        let start = |kind: Kind| (kind, Session::connected(kind, setup(kind), 1));
         let mut sessions: Vec<(Kind, Session)> = ALL.into_iter().map(start).collect();
         if bench.is_criterion() {
             let question = Question {
@@ -221,8 +231,10 @@ fn round_trips(bench: &Bench) {
             let at = |place: usize| -> Vec<f64> { quantiles.iter().map(|run| run[place]).collect() };
             bench.row("rtt_p50_us", kind.name(), &case, &at(MEDIAN));
             bench.row("rtt_p99_us", kind.name(), &case, &at(P99));
-            for (place, share) in SHARES.iter().enumerate() {
-                let case = json!({"pinned": is_pinned, "share": share});
+            // For the plot; people see two of them above.
+            for (place, share) in SHARES.iter().enumerate().filter(|_| bench.is_json()) {
+                let mut case = case.clone();
+                case["share"] = (*share).into();
                 bench.row("rtt_quantile_us", kind.name(), &case, &at(place));
             }
         }

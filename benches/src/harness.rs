@@ -90,6 +90,11 @@ impl Bench {
         self.is_tiny
     }
 
+    /// Whether one JSON object a line is printed.
+    pub fn is_json(&self) -> bool {
+        self.is_json
+    }
+
     /// `full`, or `tiny` if only to show that it works.
     pub fn size<T>(&self, full: T, tiny: T) -> T {
         if self.is_tiny { tiny } else { full }
@@ -141,6 +146,22 @@ impl Bench {
             return contenders.iter().map(|_| Compared::default()).collect();
         }
         let units: Vec<u64> = contenders.iter_mut().map(|one| self.warm_up(question, one)).collect();
+        self.take_turns(question, contenders, &units)
+    }
+
+    /// The same with exactly the question's units in each run, because their number is a part of the question.
+    pub fn compare_exactly(&self, question: &Question<'_>, contenders: &mut [Contender<'_>]) -> Vec<Compared> {
+        if self.is_criterion() {
+            return self.compare(question, contenders);
+        }
+        for contender in contenders.iter_mut() {
+            (contender.work)(question.units);
+        }
+        let units = vec![question.units; contenders.len()];
+        self.take_turns(question, contenders, &units)
+    }
+
+    fn take_turns(&self, question: &Question<'_>, contenders: &mut [Contender<'_>], units: &[u64]) -> Vec<Compared> {
         let mut compared: Vec<Compared> = contenders.iter().map(|_| Compared::default()).collect();
         // Not always the same contender begins.
         let first = self.compared.replace(self.compared.get() + 1);
@@ -280,6 +301,8 @@ pub struct Compared {
 pub enum Measure {
     /// Units a second.
     PerSecond,
+    /// Units for each second of processor time, which other work on the machine touches less.
+    PerCpuSecond,
     /// Megabytes a second, with units of so many bytes.
     MegabytesPerSecond(usize),
     /// Nanoseconds on the clock for a unit.
@@ -293,6 +316,7 @@ impl Measure {
         let seconds = cost.wall.as_secs_f64();
         match self {
             Measure::PerSecond => units as f64 / seconds,
+            Measure::PerCpuSecond => units as f64 / cost.cpu.as_secs_f64(),
             Measure::MegabytesPerSecond(size) => units as f64 * size as f64 / seconds / 1e6,
             Measure::NanosEach => seconds * 1e9 / units as f64,
             Measure::CpuNanosEach => cost.cpu.as_secs_f64() * 1e9 / units as f64,
@@ -312,9 +336,28 @@ pub struct Cost {
 impl Cost {
     /// What `work` takes in this process.
     pub fn of(work: impl FnOnce()) -> Cost {
-        let (cpu, start) = (process_cpu(), Instant::now());
+        let watch = Stopwatch::start();
         work();
-        Cost { wall: start.elapsed(), cpu: process_cpu() - cpu }
+        watch.stop()
+    }
+}
+
+/// Runs while something is done in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    cpu: Duration,
+    start: Instant,
+}
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start() -> Stopwatch {
+        Stopwatch { cpu: process_cpu(), start: Instant::now() }
+    }
+
+    /// What it took until now.
+    pub fn stop(self) -> Cost {
+        Cost { wall: self.start.elapsed(), cpu: process_cpu() - self.cpu }
     }
 }
 

@@ -111,10 +111,10 @@ impl Kind {
     }
 }
 
-/// A process that listens and one that dials it.
+/// A process that listens and one that dials it, or one that does both.
 pub struct Session {
     listener: Other,
-    dialler: Other,
+    dialler: Option<Other>,
     addr: String,
 }
 
@@ -123,8 +123,22 @@ impl Session {
     pub fn start(kind: Kind, setup: Setup) -> Session {
         let mut listener = kind.start(setup);
         let addr = listener.ask("listen");
-        let dialler = kind.start(Setup { is_echo: false, ..setup });
+        let dialler = Some(kind.start(Setup { is_echo: false, ..setup }));
         Session { listener, dialler, addr }
+    }
+
+    /// Starts one process with two nodes, one of which has dialled the other.
+    pub fn within_one(kind: Kind, setup: Setup) -> Session {
+        let mut listener = kind.start(setup);
+        let addr = listener.ask("listen");
+        // Plain TCP knows no nodes but sockets, and the one that listens is none of them.
+        let count = if kind == Kind::RawTcp { 1 } else { 2 };
+        assert_eq!(listener.ask(&format!("connect {addr} {count}")), "connected");
+        Session { listener, dialler: None, addr }
+    }
+
+    fn dialler(&mut self) -> &mut Other {
+        self.dialler.as_mut().unwrap_or(&mut self.listener)
     }
 
     /// Starts both and connects so many nodes of the second to the first.
@@ -136,7 +150,8 @@ impl Session {
 
     /// Connects until there are so many nodes, and waits until the listener knows them all.
     pub fn connect(&mut self, count: usize) {
-        let answer = self.dialler.ask(&format!("connect {} {count}", self.addr));
+        let order = format!("connect {} {count}", self.addr);
+        let answer = self.dialler().ask(&order);
         assert_eq!(answer, "connected");
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.peers() < count {
@@ -166,21 +181,21 @@ impl Session {
         assert_eq!(self.listener.ask(&format!("expect {bytes}")), "expecting");
         let cpu = self.cpu();
         let start = Instant::now();
-        self.dialler.tell(&format!("send {size} {count} {}", mode.name()));
+        self.dialler().tell(&format!("send {size} {count} {}", mode.name()));
         assert_eq!(self.listener.line(), "received");
         let wall = start.elapsed();
-        assert_eq!(self.dialler.line(), "sent");
+        assert_eq!(self.dialler().line(), "sent");
         Cost { wall, cpu: self.cpu() - cpu }
     }
 
     /// Messages from the listener to all that have dialled it, until they are received.
     pub fn broadcast(&mut self, size: usize, count: u64, peers: usize) -> Cost {
         let bytes = size as u64 * count * peers as u64;
-        assert_eq!(self.dialler.ask(&format!("expect {bytes}")), "expecting");
+        assert_eq!(self.dialler().ask(&format!("expect {bytes}")), "expecting");
         let cpu = self.cpu();
         let start = Instant::now();
         self.listener.tell(&format!("broadcast {size} {count}"));
-        assert_eq!(self.dialler.line(), "received");
+        assert_eq!(self.dialler().line(), "received");
         let wall = start.elapsed();
         assert_eq!(self.listener.line(), "sent");
         Cost { wall, cpu: self.cpu() - cpu }
@@ -190,19 +205,21 @@ impl Session {
     pub fn dial(&mut self, count: u64, in_flight: usize) -> Cost {
         let cpu = self.cpu();
         let start = Instant::now();
-        let answer = self.dialler.ask(&format!("dial {} {count} {in_flight}", self.addr));
+        let order = format!("dial {} {count} {in_flight}", self.addr);
+        let answer = self.dialler().ask(&order);
         assert_eq!(answer, "dialled");
         Cost { wall: start.elapsed(), cpu: self.cpu() - cpu }
     }
 
     /// Quantiles of round trips, at the shares of [`crate::orders::SHARES`].
     pub fn ask(&mut self, size: usize, count: u64) -> Vec<f64> {
-        let answer = self.dialler.ask(&format!("ask {size} {count}"));
+        let answer = self.dialler().ask(&format!("ask {size} {count}"));
         serde_json::from_str(&answer).expect("it is a list of numbers")
     }
 
     fn cpu(&mut self) -> Duration {
         let of = |process: &mut Other| -> u64 { process.ask("cpu").parse().expect("it is a number") };
-        Duration::from_nanos(of(&mut self.listener) + of(&mut self.dialler))
+        let dialler = self.dialler.as_mut().map_or(0, of);
+        Duration::from_nanos(of(&mut self.listener) + dialler)
     }
 }
