@@ -1,21 +1,16 @@
-//! How much memory does an idle encrypted peer cost, and a node without any?
+//! Of which pieces is the memory of an idle encrypted peer made?
 //!
 //! One process listens, another is the crowd: 10,000 nodes on one runtime, each with an identity of its own, that connect
 //! and then say nothing. The listener tells its resident and anonymous memory as the system sees it, and what it holds of
 //! the allocator, piece by piece. The slope between two crowds is what one peer costs; what the kernel holds for its socket
-//! is not counted.
-//!
-//! The start is measured of the real program, `mischief node --no-mdns --no-dht`, if it has been built.
+//! is not counted. `memory` tells the same of programs with the system's own allocator, beside libp2p.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mischief::{Limits, Node};
 use mischief_benches::harness::{Bench, Budget};
 use mischief_benches::other::Other;
-use mischief_benches::product;
 use mischief_benches::system::{memory_of, raise_open_files};
 use mischief_reactor::Runtime;
 use serde_json::{Value, json};
@@ -37,15 +32,12 @@ const AT_ONCE: usize = 48;
 const MIB: f64 = (1 << 20) as f64;
 
 fn main() {
-    let bench = Bench::new("memory");
+    let bench = Bench::new("pieces");
     raise_open_files();
     match bench.option::<String>("--child").as_deref() {
         Some("listener") => return listen(),
         Some("crowd") => return crowd(&bench.option::<String>("--addr").expect("it was given")),
         _ => {}
-    }
-    for path in product::binaries() {
-        start_up(&bench, &path);
     }
     let crowds: &[usize] = bench.size(&[1000, 5000, 10_000], &[20, 50]);
     let runs: Vec<Run> = (0..bench.runs().min(3)).map(|_| Run::new(crowds)).collect();
@@ -275,48 +267,6 @@ fn crowd(addr: &str) {
     }
     // Without a goodbye to 10,000: the system closes what is open.
     std::process::exit(0);
-}
-
-/// Starts the real program and looks at it when it is ready and has been quiet for a while.
-fn start_up(bench: &Bench, path: &Path) {
-    let budget = if product::is_static(path) { 1.2 } else { 3.0 };
-    let mut resident = Vec::new();
-    let mut anonymous = Vec::new();
-    for _ in 0..bench.runs() {
-        let mut command = Command::new(path);
-        command.args([
-            "node",
-            "--ephemeral",
-            "--listen",
-            "127.0.0.1:0",
-            "--no-mdns",
-            "--no-dht",
-            "--json",
-            "--exit-on-eof",
-        ]);
-        let mut node = Other::spawn(&mut command);
-        if !node.line().contains("ready") {
-            bench.note(format!("{} does not start a node", product::name_of(path)));
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(500));
-        let memory = memory_of(&node.id().to_string()).expect("this is Linux");
-        resident.push(memory.resident as f64 / MIB);
-        anonymous.push(memory.anonymous as f64 / MIB);
-    }
-    let name = product::name_of(path);
-    bench.figure(
-        &format!("{name}, at the start, resident"),
-        "MiB",
-        Budget::AtMost(budget),
-        &resident,
-    );
-    bench.figure(
-        &format!("{name}, at the start, anonymous"),
-        "MiB",
-        Budget::None,
-        &anonymous,
-    );
 }
 
 fn ask(listener: &mut Other, question: &str) -> BTreeMap<String, f64> {

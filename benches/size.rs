@@ -2,11 +2,13 @@
 //!
 //! Reads the stripped size of the release binary; `--binary FILE` names another than the static one in the target folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mischief_benches::harness::{Bench, Budget};
 use mischief_benches::product;
+use mischief_benches::session::Kind;
+use serde_json::json;
 
 fn main() {
     let bench = Bench::new("size");
@@ -19,28 +21,43 @@ fn main() {
             "there is no release binary: cargo build --release --target x86_64-unknown-linux-musl",
         );
     }
+    let nodes = [Kind::Mischief, Kind::MischiefMusl, Kind::Libp2pDefault].map(|kind| (kind, kind.program()));
+    for (kind, path) in nodes.iter().filter(|(_, path)| path.is_file()) {
+        let mut case = json!({"program": "node"});
+        if *kind == Kind::MischiefMusl {
+            case["libc"] = "musl".into();
+        }
+        let names: &[&str] =
+            if *kind == Kind::Libp2pDefault { &["libp2p-default", "libp2p-tuned", "libp2p-full"] } else { &["mischief"] };
+        let size = stripped_size(path) / 1024.0;
+        for name in names.iter().filter(|_| bench.is_json()) {
+            bench.row("binary_kb", name, &case, &[size]);
+        }
+    }
     for path in found {
-        let stripped = std::env::temp_dir().join(format!("mischief-size-{}", std::process::id()));
-        let is_stripped = Command::new("strip")
-            .arg("-o")
-            .arg(&stripped)
-            .arg(&path)
-            .status();
-        let file = if is_stripped.is_ok_and(|status| status.success()) {
-            &stripped
-        } else {
-            &path
-        };
-        let size = std::fs::metadata(file)
-            .expect("it was found just now")
-            .len();
+        let size = stripped_size(&path);
         let budget = if product::is_static(&path) {
             Budget::AtMost(3.0)
         } else {
             Budget::None
         };
         let what = format!("{}, stripped", product::name_of(&path));
-        bench.figure(&what, "MiB", budget, &[size as f64 / f64::from(1 << 20)]);
-        let _ = std::fs::remove_file(&stripped);
+        bench.figure(&what, "MiB", budget, &[size / f64::from(1 << 20)]);
+        let mut case = json!({"program": "daemon", "features": "default"});
+        if product::is_static(&path) {
+            case["libc"] = "musl".into();
+        }
+        bench.result("binary_kb", &case, &[size / 1024.0]);
     }
+}
+
+/// Bytes of a program without its symbols.
+fn stripped_size(path: &Path) -> f64 {
+    let stripped = std::env::temp_dir().join(format!("mischief-size-{}", std::process::id()));
+    let is_stripped = Command::new("strip").arg("-o").arg(&stripped).arg(path).status();
+    let is_stripped = is_stripped.is_ok_and(|status| status.success());
+    let file = if is_stripped { &stripped } else { path };
+    let size = std::fs::metadata(file).expect("it was found just now").len();
+    let _ = std::fs::remove_file(&stripped);
+    size as f64
 }

@@ -264,6 +264,13 @@ impl Bench {
         figure.median
     }
 
+    /// A row of the results for what [`Bench::figure`] has printed for people.
+    pub fn result(&self, metric: &str, case: &Value, values: &[f64]) {
+        if self.is_json {
+            self.row(metric, "mischief", case, values);
+        }
+    }
+
     /// Prints a remark where people read.
     pub fn note(&self, text: impl fmt::Display) {
         if !self.is_json {
