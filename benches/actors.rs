@@ -826,7 +826,11 @@ struct Fan {
 
 enum Fanned {
     Number(u64),
-    Begin { sources: Vec<Address<Source>>, rounds: u64, done: Reply<()> },
+    Begin {
+        sources: Vec<Address<Source>>,
+        rounds: u64,
+        done: Reply<()>,
+    },
 }
 
 impl Message for Fanned {}
@@ -843,7 +847,11 @@ impl Actor for Fan {
                     return Ok(());
                 }
             }
-            Fanned::Begin { sources, rounds, done } => {
+            Fanned::Begin {
+                sources,
+                rounds,
+                done,
+            } => {
                 (self.sources, self.rounds, self.done) = (sources, rounds, Some(done));
             }
         }
@@ -877,8 +885,13 @@ impl Actor for Source {
 }
 
 /// The rivals' way to do one kind of work.
-fn rivals_at(work: impl Fn(&'static Rival, u64) -> Cost + Copy + 'static) -> Vec<Contender<'static>> {
-    RIVALS.iter().map(|rival| Contender::new(rival.name, move |units| work(rival, units))).collect()
+fn rivals_at(
+    work: impl Fn(&'static Rival, u64) -> Cost + Copy + 'static,
+) -> Vec<Contender<'static>> {
+    RIVALS
+        .iter()
+        .map(|rival| Contender::new(rival.name, move |units| work(rival, units)))
+        .collect()
 }
 
 fn beside_rivals(bench: &Bench) {
@@ -889,7 +902,13 @@ fn beside_rivals(bench: &Bench) {
 }
 
 fn question_of(metric: &str, case: Value, units: u64, measure: Measure) -> Compare<'_> {
-    Compare { metric, case, units, measure, cpu: None }
+    Compare {
+        metric,
+        case,
+        units,
+        measure,
+        cpu: None,
+    }
 }
 
 fn rival_messages(bench: &Bench) {
@@ -898,10 +917,14 @@ fn rival_messages(bench: &Bench) {
     for pairs in [1, 64] {
         let players: Vec<_> = (0..2 * pairs).map(|_| player(&handle, 0)).collect();
         for (index, address) in players.iter().enumerate() {
-            handle.try_send(address, Play::Peer(players[index ^ 1])).expect("room");
+            handle
+                .try_send(address, Play::Peer(players[index ^ 1]))
+                .expect("room");
         }
         let mut contenders = vec![
-            Contender::new("mischief", |hits| Cost::of(|| ping_pong(&handle, &players, hits))),
+            Contender::new("mischief", |hits| {
+                Cost::of(|| ping_pong(&handle, &players, hits))
+            }),
             Contender::new("bare-queue", |hits| {
                 let left = (hits / pairs as u64) & !1;
                 let took = bare(&handle, 2 * pairs, |queue| {
@@ -909,10 +932,15 @@ fn rival_messages(bench: &Bench) {
                         queue.push_back(Bare::Play(2 * pair, BarePlay::Ball { left }));
                     }
                 });
-                Cost { wall: took, cpu: took }
+                Cost {
+                    wall: took,
+                    cpu: took,
+                }
             }),
         ];
-        contenders.extend(rivals_at(move |rival, hits| (rival.ping_pong)(pairs as u64, hits)));
+        contenders.extend(rivals_at(move |rival, hits| {
+            (rival.ping_pong)(pairs as u64, hits)
+        }));
         let case = json!({"pattern": "to-and-fro", "pairs": pairs});
         let question = question_of("actor_messages_s", case, 2_000, Measure::PerCpuSecond);
         bench.compare(&question, &mut contenders);
@@ -924,9 +952,20 @@ fn rival_fan_in(bench: &Bench) {
     let actors = bench.size(FAN_ACTORS, 100);
     let runtime = runtime(1);
     let handle = runtime.handle();
-    let fan = || Child::once(Fan { sources: Vec::new(), left: 0, rounds: 0, done: None });
+    let fan = || {
+        Child::once(Fan {
+            sources: Vec::new(),
+            left: 0,
+            rounds: 0,
+            done: None,
+        })
+    };
     let fan = handle.spawn(0, fan).expect("spawned");
-    let source = |_| handle.spawn(0, move || Child::once(Source(fan))).expect("spawned");
+    let source = |_| {
+        handle
+            .spawn(0, move || Child::once(Source(fan)))
+            .expect("spawned")
+    };
     let sources: Vec<_> = (0..actors).map(source).collect();
     // Orders are messages too.
     let a_round = actors * (FAN_NUMBERS + 1);
@@ -937,12 +976,18 @@ fn rival_fan_in(bench: &Bench) {
     let mut contenders = vec![Contender::new("mischief", |numbers| {
         as_asked(numbers, &|rounds| {
             Cost::of(|| {
-                let begin = |done| Fanned::Begin { sources: sources.clone(), rounds, done };
+                let begin = |done| Fanned::Begin {
+                    sources: sources.clone(),
+                    rounds,
+                    done,
+                };
                 handle.ask(&fan, begin, PATIENCE).wait().expect("done");
             })
         })
     })];
-    let rival = move |rival: &'static Rival, numbers| as_asked(numbers, &|rounds| (rival.fan_in)(actors, rounds));
+    let rival = move |rival: &'static Rival, numbers| {
+        as_asked(numbers, &|rounds| (rival.fan_in)(actors, rounds))
+    };
     contenders.extend(rivals_at(rival));
     let case = json!({"pattern": "fan-in", "actors": actors});
     let question = question_of("actor_messages_s", case, a_round, Measure::PerCpuSecond);
@@ -954,11 +999,19 @@ fn rival_fan_in(bench: &Bench) {
 fn rival_threads(bench: &Bench) {
     let runtime = runtime(2);
     let handle = runtime.handle();
-    let counter = || Child::once(Counter { left: 0, done: None });
+    let counter = || {
+        Child::once(Counter {
+            left: 0,
+            done: None,
+        })
+    };
     let to = handle.spawn(1, counter).expect("spawned");
-    let from = handle.spawn(0, move || Child::once(Flooder { to, left: 0 })).expect("spawned");
-    let mut contenders =
-        vec![Contender::new("mischief", |count| Cost::of(|| flood(&handle, &[(from, to)], count)))];
+    let from = handle
+        .spawn(0, move || Child::once(Flooder { to, left: 0 }))
+        .expect("spawned");
+    let mut contenders = vec![Contender::new("mischief", |count| {
+        Cost::of(|| flood(&handle, &[(from, to)], count))
+    })];
     contenders.extend(rivals_at(|rival, count| (rival.flood)(count)));
     let case = json!({"pattern": "one-way", "threads": 2});
     let mut question = question_of("actor_messages_s", case, 2_000, Measure::PerSecond);
@@ -973,7 +1026,12 @@ fn rival_threads(bench: &Bench) {
         Cost::of(|| ping_pong(&handle, &[left, right], hits))
     })];
     contenders.extend(rivals_at(|rival, hits| (rival.across)(hits)));
-    let mut question = question_of("actor_hop_ns", json!({"threads": 2}), 200, Measure::NanosEach);
+    let mut question = question_of(
+        "actor_hop_ns",
+        json!({"threads": 2}),
+        200,
+        Measure::NanosEach,
+    );
     question.cpu = Some(("actor_hop_cpu_ns", 1.0));
     bench.compare(&question, &mut contenders);
     runtime.shutdown(PATIENCE);
@@ -983,27 +1041,51 @@ fn rival_lives(bench: &Bench) {
     let runtime = runtime(1);
     let handle = runtime.handle();
     let oracle = handle.spawn(0, || Child::once(Oracle)).expect("spawned");
-    let asker = move || Child::once(Asker { to: oracle, left: 0, open: 0, done: None });
+    let asker = move || {
+        Child::once(Asker {
+            to: oracle,
+            left: 0,
+            open: 0,
+            done: None,
+        })
+    };
     let asker = handle.spawn(0, asker).expect("spawned");
     let ask = |count| {
         Cost::of(|| {
-            let begin = |done| Asking::Begin { count, at_once: 1, done };
+            let begin = |done| Asking::Begin {
+                count,
+                at_once: 1,
+                done,
+            };
             handle.ask(&asker, begin, PATIENCE).wait().expect("done");
         })
     };
     let mut contenders = vec![Contender::new("mischief", ask)];
     contenders.extend(rivals_at(|rival, count| (rival.ask)(count)));
-    let question = question_of("actor_ask_ns", json!({"at_once": 1}), 500, Measure::CpuNanosEach);
+    let question = question_of(
+        "actor_ask_ns",
+        json!({"at_once": 1}),
+        500,
+        Measure::CpuNanosEach,
+    );
     bench.compare(&question, &mut contenders);
 
     let spawn = |count: u64| {
         let nanos = live(count).spawn_ns * count as f64;
         let took = Duration::from_nanos(nanos as u64);
-        Cost { wall: took, cpu: took }
+        Cost {
+            wall: took,
+            cpu: took,
+        }
     };
     let mut contenders = vec![Contender::new("mischief", spawn)];
     contenders.extend(rivals_at(|rival, count| (rival.spawn)(count)));
-    let question = question_of("actor_spawn_ns", json!({}), bench.size(100_000, 500), Measure::CpuNanosEach);
+    let question = question_of(
+        "actor_spawn_ns",
+        json!({}),
+        bench.size(100_000, 500),
+        Measure::CpuNanosEach,
+    );
     bench.compare(&question, &mut contenders);
 
     let count = bench.size(100_000, 500);
@@ -1011,11 +1093,19 @@ fn rival_lives(bench: &Bench) {
     let wind = |count| {
         let answer = handle.ask(&clock, |reply| Wind { count, reply }, PATIENCE);
         let (arm, cancel) = answer.wait().expect("answers");
-        Cost { wall: arm + cancel, cpu: arm + cancel }
+        Cost {
+            wall: arm + cancel,
+            cpu: arm + cancel,
+        }
     };
     let mut contenders = vec![Contender::new("mischief", wind)];
     contenders.extend(rivals_at(|rival, count| (rival.timers)(count)));
-    let question = question_of("timer_arm_cancel_ns", json!({"timers": count}), count, Measure::CpuNanosEach);
+    let question = question_of(
+        "timer_arm_cancel_ns",
+        json!({"timers": count}),
+        count,
+        Measure::CpuNanosEach,
+    );
     bench.compare_exactly(&question, &mut contenders);
     runtime.shutdown(PATIENCE);
 }

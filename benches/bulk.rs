@@ -33,7 +33,9 @@ fn main() {
         Some("tcp") => return receive_stream(),
         _ => {}
     }
-    let bytes = bench.option("--bytes").unwrap_or(bench.size(2 << 30, 4 << 20));
+    let bytes = bench
+        .option("--bytes")
+        .unwrap_or(bench.size(2 << 30, 4 << 20));
     let repeat = |measure: &dyn Fn() -> Cost| -> (Vec<f64>, Vec<f64>) {
         (0..bench.runs())
             .map(|_| measure())

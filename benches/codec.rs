@@ -52,7 +52,9 @@ fn pack(encoded: &mut Encoded, body: &[u8], count: u64, batch: u64) -> Cost {
                 black_box(encoded.as_bytes());
                 encoded.clear();
             }
-            encoded.push(Kind::Bytes, "", black_box(body)).expect("it is small");
+            encoded
+                .push(Kind::Bytes, "", black_box(body))
+                .expect("it is small");
         }
     })
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use mischief_actors::connection::{
-    BulkEvent, ChannelMessage, Config, Connection, Event, Kind, LargeMessage, ProtocolHash, Records, Sink, StaticKey,
-    StreamId,
+    BulkEvent, ChannelMessage, Config, Connection, Event, Kind, LargeMessage, ProtocolHash,
+    Records, Sink, StaticKey, StreamId,
 };
 use mischief_actors::identity::Identity;
 use mischief_benches::harness::{Bench, Contender, Cost, Measure, Question, Stopwatch};
@@ -35,7 +35,10 @@ fn main() {
             }
         }
     }
-    let mut contenders = [Contender::new("mischief", shake_hands), Contender::new("ring", primitives)];
+    let mut contenders = [
+        Contender::new("mischief", shake_hands),
+        Contender::new("ring", primitives),
+    ];
     let question = Question {
         metric: "crypto_ns",
         case: json!({"what": "handshake, both sides"}),
@@ -52,7 +55,10 @@ fn transport(bench: &Bench, suite: &str, is_aes: bool, size: usize, what: &str) 
     let mut frames = Frames::new(is_aes);
     let pick = |(seal, open): (Duration, Duration)| {
         let took = if is_seal { seal } else { open };
-        Cost { wall: took, cpu: took }
+        Cost {
+            wall: took,
+            cpu: took,
+        }
     };
     let mut contenders = [
         Contender::new("mischief", |count| pick(pair.carry(size, count))),
@@ -117,7 +123,11 @@ struct Pair {
 fn config(seed: u8, is_aes: bool) -> Arc<Config> {
     let protocol = ProtocolHash::new("bench", "1").expect("the names are short");
     let identity = Arc::new(Identity::from_seed(&[seed; 32]));
-    let mut config = Config::new(identity, StaticKey::from_secret(&[seed ^ 0x80; 32]), protocol);
+    let mut config = Config::new(
+        identity,
+        StaticKey::from_secret(&[seed ^ 0x80; 32]),
+        protocol,
+    );
     config.aes_hardware = is_aes;
     Arc::new(config)
 }
@@ -177,13 +187,16 @@ impl Pair {
             bytes.clear();
             let watch = Stopwatch::start();
             for _ in 0..batch {
-                self.dialler.send(Kind::Bytes, "", &body).expect("there is room");
+                self.dialler
+                    .send(Kind::Bytes, "", &body)
+                    .expect("there is room");
             }
             while self.dialler.poll_transmit(self.now, &mut bytes, 1 << 20) > 0 {}
             sealing += watch.stop().cpu;
             let mut credit = Credit::default();
             let watch = Stopwatch::start();
-            self.responder.handle_bytes(self.now, &mut bytes, &mut credit);
+            self.responder
+                .handle_bytes(self.now, &mut bytes, &mut credit);
             opening += watch.stop().cpu;
             assert!(credit.0 as usize >= size * batch as usize, "all of it came");
             self.responder.consumed(StreamId::APPLICATION, credit.0);
@@ -213,10 +226,18 @@ struct Frames {
 
 impl Frames {
     fn new(is_aes: bool) -> Frames {
-        let algorithm = if is_aes { &aead::AES_256_GCM } else { &aead::CHACHA20_POLY1305 };
+        let algorithm = if is_aes {
+            &aead::AES_256_GCM
+        } else {
+            &aead::CHACHA20_POLY1305
+        };
         let key = UnboundKey::new(algorithm, &[1; 32]).expect("a key has 32 bytes");
         let frames = (0..BATCH / FRAME).map(|_| vec![7; FRAME + TAG]).collect();
-        Frames { key: LessSafeKey::new(key), counter: 0, frames }
+        Frames {
+            key: LessSafeKey::new(key),
+            counter: 0,
+            frames,
+        }
     }
 
     fn nonce(&self, place: usize) -> Nonce {
@@ -233,13 +254,17 @@ impl Frames {
             let watch = Stopwatch::start();
             for (place, frame) in frames.iter_mut().enumerate() {
                 let (plain, tag) = frame.split_at_mut(FRAME);
-                let sealed = self.key.seal_in_place_separate_tag(self.nonce(place), Aad::empty(), plain);
+                let sealed =
+                    self.key
+                        .seal_in_place_separate_tag(self.nonce(place), Aad::empty(), plain);
                 tag.copy_from_slice(sealed.expect("a frame is short").as_ref());
             }
             sealing += watch.stop().cpu;
             let watch = Stopwatch::start();
             for (place, frame) in frames.iter_mut().enumerate() {
-                let opened = self.key.open_in_place(self.nonce(place), Aad::empty(), frame);
+                let opened = self
+                    .key
+                    .open_in_place(self.nonce(place), Aad::empty(), frame);
                 black_box(opened.expect("it was sealed with this key"));
             }
             opening += watch.stop().cpu;
@@ -265,7 +290,9 @@ fn primitives(count: u64) -> Cost {
             black_box(MontgomeryPoint::mul_base_clamped(secret));
             for _ in 0..3 {
                 // On the Edwards form, which is the faster way where there are vectors.
-                let point = black_box(remote).to_edwards(0).expect("an honest key is on the curve");
+                let point = black_box(remote)
+                    .to_edwards(0)
+                    .expect("an honest key is on the curve");
                 black_box(point.mul_clamped(secret).to_montgomery());
             }
             black_box(keys.sign(black_box(&[2; 100])));

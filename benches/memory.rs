@@ -43,7 +43,10 @@ fn main() {
     let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.is_built()).collect();
     for kind in KINDS.iter().filter(|kind| !kind.is_built()) {
         let program = kind.program();
-        bench.note(format!("{} is missing: cargo build --release --workspace", program.display()));
+        bench.note(format!(
+            "{} is missing: cargo build --release --workspace",
+            program.display()
+        ));
     }
     if bench.wants("crowd") {
         crowds(&bench, &kinds);
@@ -61,12 +64,19 @@ fn main() {
 /// Tuned for memory is a runtime of one thread.
 fn setup_of(kind: Kind) -> Setup {
     let threads = usize::from(kind == Kind::Libp2pTuned);
-    Setup { threads, ..Setup::default() }
+    Setup {
+        threads,
+        ..Setup::default()
+    }
 }
 
 /// What sets a kind apart from the others of its name.
 fn case_of(kind: Kind) -> Value {
-    if kind == Kind::MischiefMusl { json!({"libc": "musl"}) } else { json!({}) }
+    if kind == Kind::MischiefMusl {
+        json!({"libc": "musl"})
+    } else {
+        json!({})
+    }
 }
 
 fn with(case: &Value, name: &str, value: usize) -> Value {
@@ -91,7 +101,9 @@ impl Sight {
         Sight {
             memory: memory_of(&pid).expect("it lives, and this is Linux"),
             kernel: kernel_sockets(),
-            threads: activity_of(&pid).expect("it lives, and this is Linux").threads,
+            threads: activity_of(&pid)
+                .expect("it lives, and this is Linux")
+                .threads,
         }
     }
 }
@@ -109,7 +121,11 @@ fn crowds(bench: &Bench, kinds: &[Kind]) {
     let mut runs: Vec<Vec<Run>> = kinds.iter().map(|_| Vec::new()).collect();
     for run in 0..bench.runs().min(3) {
         for turn in 0..kinds.len() {
-            let place = if run % 2 == 0 { turn } else { kinds.len() - 1 - turn };
+            let place = if run % 2 == 0 {
+                turn
+            } else {
+                kinds.len() - 1 - turn
+            };
             // Variants tell enough with two runs.
             let is_variant = matches!(kinds[place], Kind::MischiefMusl | Kind::Libp2pFull);
             if !(is_variant && run >= 2) {
@@ -137,18 +153,27 @@ impl Run {
         let mut listener = session.leave();
         let deadline = Instant::now() + Duration::from_secs(60);
         while listener.ask("peers") != "0" {
-            assert!(Instant::now() < deadline, "the listener keeps peers that have left");
+            assert!(
+                Instant::now() < deadline,
+                "the listener keeps peers that have left"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(settled);
-        Run { start, at, left: Sight::of(listener.id()) }
+        Run {
+            start,
+            at,
+            left: Sight::of(listener.id()),
+        }
     }
 
     /// Anonymous bytes that each peer of a crowd took.
     fn slope(&self, crowds: &[usize], place: usize) -> f64 {
         let anonymous = |sight: &Sight| sight.memory.anonymous as f64;
         // From a tenth of the crowd or less; the least crowd from nobody.
-        let before = (0..place).rev().find(|before| crowds[*before] * 5 <= crowds[place]);
+        let before = (0..place)
+            .rev()
+            .find(|before| crowds[*before] * 5 <= crowds[place]);
         let (peers, from) = match before {
             Some(before) => (crowds[before], anonymous(&self.at[before])),
             None => (0, anonymous(&self.start)),
@@ -165,21 +190,35 @@ fn report(bench: &Bench, kind: Kind, crowds: &[usize], runs: &[Run]) {
     };
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     row("rss_start_kb", &case, &|run| kib(run.start.memory.resident));
-    row("anonymous_start_kb", &case, &|run| kib(run.start.memory.anonymous));
-    row("pss_start_kb", &case, &|run| kib(run.start.memory.proportional));
+    row("anonymous_start_kb", &case, &|run| {
+        kib(run.start.memory.anonymous)
+    });
+    row("pss_start_kb", &case, &|run| {
+        kib(run.start.memory.proportional)
+    });
     row("threads", &case, &|run| run.at[0].threads as f64);
     for (place, peers) in crowds.iter().enumerate() {
         let case = with(&case, "peers", *peers);
         row("rss_kb", &case, &|run| kib(run.at[place].memory.resident));
-        row("anonymous_kb", &case, &|run| kib(run.at[place].memory.anonymous));
-        row("pss_kb", &case, &|run| kib(run.at[place].memory.proportional));
-        row("bytes_per_idle_peer", &case, &|run| run.slope(crowds, place));
+        row("anonymous_kb", &case, &|run| {
+            kib(run.at[place].memory.anonymous)
+        });
+        row("pss_kb", &case, &|run| {
+            kib(run.at[place].memory.proportional)
+        });
+        row("bytes_per_idle_peer", &case, &|run| {
+            run.slope(crowds, place)
+        });
     }
     let last = crowds.len() - 1;
     let case = with(&case, "peers", crowds[last]);
     row("rss_left_kb", &case, &|run| kib(run.left.memory.resident));
-    row("anonymous_left_kb", &case, &|run| kib(run.left.memory.anonymous));
-    row("pss_left_kb", &case, &|run| kib(run.left.memory.proportional));
+    row("anonymous_left_kb", &case, &|run| {
+        kib(run.left.memory.anonymous)
+    });
+    row("pss_left_kb", &case, &|run| {
+        kib(run.left.memory.proportional)
+    });
     row("kernel_bytes_per_connection", &case, &|run| {
         run.at[last].kernel.saturating_sub(run.start.kernel) as f64 / crowds[last] as f64
     });
@@ -221,7 +260,14 @@ fn daemon(bench: &Bench, path: &Path) {
         for _ in 0..bench.runs() {
             let mut command = Command::new(path);
             command
-                .args(["node", "--ephemeral", "--listen", "127.0.0.1:0", "--json", "--exit-on-eof"])
+                .args([
+                    "node",
+                    "--ephemeral",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--json",
+                    "--exit-on-eof",
+                ])
                 .args(flags);
             let mut node = Other::spawn(&mut command);
             if !node.line().contains("ready") {
@@ -235,7 +281,10 @@ fn daemon(bench: &Bench, path: &Path) {
             case["libc"] = "musl".into();
         }
         let row = |metric: &str, of: fn(&Memory) -> u64| {
-            let values: Vec<f64> = memory.iter().map(|memory| of(memory) as f64 / 1024.0).collect();
+            let values: Vec<f64> = memory
+                .iter()
+                .map(|memory| of(memory) as f64 / 1024.0)
+                .collect();
             bench.row(metric, "mischief", &case, &values);
         };
         row("rss_start_kb", |memory| memory.resident);

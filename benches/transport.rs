@@ -15,7 +15,12 @@ use ring::aead;
 use serde_json::{Value, json};
 
 const FRAME: usize = 16 << 10;
-const ALL: [Kind; 4] = [Kind::Mischief, Kind::Libp2pDefault, Kind::Libp2pTuned, Kind::RawTcp];
+const ALL: [Kind; 4] = [
+    Kind::Mischief,
+    Kind::Libp2pDefault,
+    Kind::Libp2pTuned,
+    Kind::RawTcp,
+];
 const PEERS: usize = 50;
 const IN_FLIGHT: usize = 16;
 
@@ -24,7 +29,10 @@ fn main() {
     raise_open_files();
     if let Some(kind) = ALL.iter().find(|kind| !kind.is_built()) {
         let program = kind.program();
-        bench.note(format!("{} is missing: cargo build --release --workspace", program.display()));
+        bench.note(format!(
+            "{} is missing: cargo build --release --workspace",
+            program.display()
+        ));
         assert!(bench.is_tiny(), "the nodes have to be built first");
         return;
     }
@@ -52,7 +60,12 @@ struct Stream {
 impl Stream {
     fn new(kind: Kind, mode: Mode, case: Value) -> Stream {
         let session = Session::connected(kind, Setup::default(), 1);
-        Stream { kind, mode, case, session }
+        Stream {
+            kind,
+            mode,
+            case,
+            session,
+        }
     }
 
     fn contender(&mut self, size: usize) -> Contender<'_> {
@@ -67,12 +80,19 @@ fn throughput(bench: &Bench) {
     let mut streams: Vec<Stream> = ALL.into_iter().map(plain).collect();
     let aes = json!({"suite": "AES-256-GCM"});
     streams.push(Stream::new(Kind::MischiefAes, Mode::Plain, aes));
-    let cipher = bench.compare(&cipher_question(), &mut [Contender::new("cipher-only", seal)]);
+    let cipher = bench.compare(
+        &cipher_question(),
+        &mut [Contender::new("cipher-only", seal)],
+    );
     for size in [64, 1 << 10, 64 << 10, 1 << 20] {
         let mut packed = Vec::new();
         if size <= 1 << 10 {
             // A limit has to pack as well where a contender does.
-            packed.push(Stream::new(Kind::RawTcp, Mode::Packed, json!({"packed": true})));
+            packed.push(Stream::new(
+                Kind::RawTcp,
+                Mode::Packed,
+                json!({"packed": true}),
+            ));
         }
         let all = streams.iter_mut().chain(&mut packed);
         let mut contenders: Vec<_> = all.map(|stream| stream.contender(size)).collect();
@@ -99,7 +119,12 @@ fn question_of(size: usize) -> Question<'static> {
     }
 }
 
-fn compare_streams(bench: &Bench, size: usize, contenders: &mut [Contender<'_>], cipher: &Compared) {
+fn compare_streams(
+    bench: &Bench,
+    size: usize,
+    contenders: &mut [Contender<'_>],
+    cipher: &Compared,
+) {
     let compared = bench.compare(&question_of(size), contenders);
     for (contender, compared) in contenders.iter().zip(&compared) {
         rows(bench, size, contender.name, &contender.case, compared);
@@ -109,18 +134,36 @@ fn compare_streams(bench: &Bench, size: usize, contenders: &mut [Contender<'_>],
     }
     // What plain TCP and the cipher give one after the other, where both have to be done by the same core. Of the ways to
     // hand plain TCP its messages the faster one counts.
-    let raw = contenders.iter().zip(&compared).filter(|(contender, _)| contender.name == "raw-tcp");
-    let best = raw.map(|(_, compared)| Figure::of(&compared.values).median).fold(0.0, f64::max);
+    let raw = contenders
+        .iter()
+        .zip(&compared)
+        .filter(|(contender, _)| contender.name == "raw-tcp");
+    let best = raw
+        .map(|(_, compared)| Figure::of(&compared.values).median)
+        .fold(0.0, f64::max);
     let cipher = Figure::of(&cipher.values).median;
-    bench.row("throughput_mb_s", "bound", &json!({"size": size}), &[1.0 / (1.0 / best + 1.0 / cipher)]);
+    bench.row(
+        "throughput_mb_s",
+        "bound",
+        &json!({"size": size}),
+        &[1.0 / (1.0 / best + 1.0 / cipher)],
+    );
 }
 
 fn rows(bench: &Bench, size: usize, name: &str, more: &Value, compared: &Compared) {
     let mut case = more.clone();
     case["size"] = size.into();
-    let messages: Vec<f64> = compared.values.iter().map(|rate| rate * 1e6 / size as f64).collect();
+    let messages: Vec<f64> = compared
+        .values
+        .iter()
+        .map(|rate| rate * 1e6 / size as f64)
+        .collect();
     bench.row("messages_s", name, &case, &messages);
-    let per_gb: Vec<f64> = compared.cpu_ns.iter().map(|nanos| nanos / size as f64).collect();
+    let per_gb: Vec<f64> = compared
+        .cpu_ns
+        .iter()
+        .map(|nanos| nanos / size as f64)
+        .collect();
     bench.row("cpu_s_per_gb", name, &case, &per_gb);
     bench.row("cpu_ns_per_message", name, &case, &compared.cpu_ns);
 }
@@ -130,7 +173,10 @@ fn each(bench: &Bench, size: usize) {
     let kinds = [Kind::Mischief, Kind::Libp2pTuned, Kind::RawTcp];
     let one = |kind: Kind| Stream::new(kind, Mode::Each, json!({"each": true}));
     let mut streams: Vec<Stream> = kinds.into_iter().map(one).collect();
-    let mut contenders: Vec<_> = streams.iter_mut().map(|stream| stream.contender(size)).collect();
+    let mut contenders: Vec<_> = streams
+        .iter_mut()
+        .map(|stream| stream.contender(size))
+        .collect();
     let compared = bench.compare(&question_of(size), &mut contenders);
     for (contender, compared) in contenders.iter().zip(&compared) {
         rows(bench, size, contender.name, &contender.case, compared);
@@ -149,7 +195,8 @@ fn cipher_question() -> Question<'static> {
 
 /// Seals frames one after another.
 fn seal(count: u64) -> Cost {
-    let key = aead::UnboundKey::new(&aead::CHACHA20_POLY1305, &[1; 32]).expect("a key has 32 bytes");
+    let key =
+        aead::UnboundKey::new(&aead::CHACHA20_POLY1305, &[1; 32]).expect("a key has 32 bytes");
     let key = aead::LessSafeKey::new(key);
     let mut frame = vec![7; FRAME];
     Cost::of(|| {
@@ -219,8 +266,14 @@ fn round_trips(bench: &Bench) {
         let mut quantiles: Vec<Vec<Vec<f64>>> = vec![Vec::new(); sessions.len()];
         for run in 0..=bench.runs() {
             for turn in 0..sessions.len() {
-                let place = if run % 2 == 0 { turn } else { sessions.len() - 1 - turn };
-                let asked = sessions[place].1.ask(SIZE, if run == 0 { count / 5 } else { count });
+                let place = if run % 2 == 0 {
+                    turn
+                } else {
+                    sessions.len() - 1 - turn
+                };
+                let asked = sessions[place]
+                    .1
+                    .ask(SIZE, if run == 0 { count / 5 } else { count });
                 // The first time does not count.
                 if run > 0 {
                     quantiles[place].push(asked);
@@ -228,7 +281,8 @@ fn round_trips(bench: &Bench) {
             }
         }
         for ((kind, _), quantiles) in sessions.iter().zip(&quantiles) {
-            let at = |place: usize| -> Vec<f64> { quantiles.iter().map(|run| run[place]).collect() };
+            let at =
+                |place: usize| -> Vec<f64> { quantiles.iter().map(|run| run[place]).collect() };
             bench.row("rtt_p50_us", kind.name(), &case, &at(MEDIAN));
             bench.row("rtt_p99_us", kind.name(), &case, &at(P99));
             // For the plot; people see two of them above.

@@ -3,14 +3,24 @@
 use std::time::Duration;
 
 use actix::{
-    Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, MessageResult, Recipient, System, SystemRunner,
+    Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
+    System, SystemRunner,
 };
 use mischief_benches::harness::{Cost, Stopwatch};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{FAN_NUMBERS, MAILBOX, Rival, deadline_ms};
 
-pub(super) const RIVAL: Rival = Rival { name: "actix", ping_pong, fan_in, flood, across, ask, spawn, timers };
+pub(super) const RIVAL: Rival = Rival {
+    name: "actix",
+    ping_pong,
+    fan_in,
+    flood,
+    across,
+    ask,
+    spawn,
+    timers,
+};
 
 /// Runs in a system of this thread.
 fn alone<T>(work: impl Future<Output = T>) -> T {
@@ -39,7 +49,10 @@ struct Player {
 
 impl Player {
     fn new(done: &UnboundedSender<()>) -> Player {
-        Player { peer: None, done: done.clone() }
+        Player {
+            peer: None,
+            done: done.clone(),
+        }
     }
 }
 
@@ -68,8 +81,13 @@ impl Handler<Ball> for Player {
 
 /// Lets two players know each other.
 async fn acquaint(one: &Addr<Player>, other: &Addr<Player>) {
-    one.send(Peer(other.clone().recipient())).await.expect("it runs");
-    other.send(Peer(one.clone().recipient())).await.expect("it runs");
+    one.send(Peer(other.clone().recipient()))
+        .await
+        .expect("it runs");
+    other
+        .send(Peer(one.clone().recipient()))
+        .await
+        .expect("it runs");
 }
 
 async fn until(done: &mut UnboundedReceiver<()>, count: u64) {
@@ -183,7 +201,13 @@ impl Handler<Number> for Sink {
 fn fan_in(actors: u64, rounds: u64) -> Cost {
     alone(async {
         let (done, mut is_done) = unbounded_channel();
-        let sink = Sink { sources: Vec::new(), left: 0, rounds, done }.start();
+        let sink = Sink {
+            sources: Vec::new(),
+            left: 0,
+            rounds,
+            done,
+        }
+        .start();
         let sources: Vec<_> = (0..actors).map(|_| Source(sink.clone()).start()).collect();
         tokio::task::yield_now().await;
         let watch = Stopwatch::start();
@@ -197,7 +221,12 @@ fn flood(count: u64) -> Cost {
     alone(async {
         let (done, mut is_done) = unbounded_channel();
         let (left, right) = (Arbiter::new(), Arbiter::new());
-        let start = move |_: &mut Context<Sink>| Sink { sources: Vec::new(), left: count, rounds: 0, done };
+        let start = move |_: &mut Context<Sink>| Sink {
+            sources: Vec::new(),
+            left: count,
+            rounds: 0,
+            done,
+        };
         let sink = Sink::start_in_arbiter(&left.handle(), start);
         let source = Source::start_in_arbiter(&right.handle(), move |_| Source(sink));
         let watch = Stopwatch::start();
@@ -297,7 +326,9 @@ impl Actor for Clock {
 
     fn started(&mut self, context: &mut Context<Self>) {
         let later = |number| Duration::from_millis(deadline_ms(number));
-        let armed: Vec<_> = (0..self.count).map(|number| context.run_later(later(number), |_, _| {})).collect();
+        let armed: Vec<_> = (0..self.count)
+            .map(|number| context.run_later(later(number), |_, _| {}))
+            .collect();
         for timer in armed {
             context.cancel_future(timer);
         }

@@ -12,7 +12,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{Beside, FAN_NUMBERS, MAILBOX, Rival, alone, deadline_ms};
 
-pub(super) const RIVAL: Rival = Rival { name: "kameo", ping_pong, fan_in, flood, across, ask, spawn, timers };
+pub(super) const RIVAL: Rival = Rival {
+    name: "kameo",
+    ping_pong,
+    fan_in,
+    flood,
+    across,
+    ask,
+    spawn,
+    timers,
+};
 
 async fn until(done: &mut UnboundedReceiver<()>, count: u64) {
     for _ in 0..count {
@@ -43,7 +52,10 @@ actor!(Player);
 
 impl Player {
     fn start(done: &UnboundedSender<()>) -> ActorRef<Player> {
-        Player::spawn(Player { peer: None, done: done.clone() })
+        Player::spawn(Player {
+            peer: None,
+            done: done.clone(),
+        })
     }
 }
 
@@ -86,7 +98,10 @@ fn ping_pong(pairs: u64, hits: u64) -> Cost {
         }
         let watch = Stopwatch::start();
         for (one, _) in &players {
-            one.tell(Ball((hits / pairs) & !1)).send().await.expect("it runs");
+            one.tell(Ball((hits / pairs) & !1))
+                .send()
+                .await
+                .expect("it runs");
         }
         until(&mut is_done, pairs).await;
         watch.stop()
@@ -164,7 +179,13 @@ impl Message<Begin> for Sink {
 fn fan_in(actors: u64, rounds: u64) -> Cost {
     alone(async {
         let (done, mut is_done) = unbounded_channel();
-        let sink = Sink { sources: Vec::new(), left: 0, rounds, done }.start();
+        let sink = Sink {
+            sources: Vec::new(),
+            left: 0,
+            rounds,
+            done,
+        }
+        .start();
         let source = |_| Source::spawn(Source(sink.clone()));
         let sources: Vec<_> = (0..actors).map(source).collect();
         tokio::task::yield_now().await;
@@ -178,7 +199,12 @@ fn fan_in(actors: u64, rounds: u64) -> Cost {
 fn flood(count: u64) -> Cost {
     let (left, right) = (Beside::start(), Beside::start());
     let (done, mut is_done) = unbounded_channel();
-    let sink = Sink { sources: Vec::new(), left: count, rounds: 0, done };
+    let sink = Sink {
+        sources: Vec::new(),
+        left: count,
+        rounds: 0,
+        done,
+    };
     let sink = left.run(async move { sink.start() });
     let source = right.run(async move { Source::spawn(Source(sink)) });
     let watch = Stopwatch::start();
@@ -271,7 +297,10 @@ fn timers(count: u64) -> Cost {
         let idle = Idle::spawn(Idle(started));
         let watch = Stopwatch::start();
         let armed: Vec<_> = (0..count)
-            .map(|number| idle.tell(Tick).send_after(Duration::from_millis(deadline_ms(number))))
+            .map(|number| {
+                idle.tell(Tick)
+                    .send_after(Duration::from_millis(deadline_ms(number)))
+            })
             .collect();
         // Each is a task, which arms its timer when it runs for the first time.
         tokio::task::yield_now().await;

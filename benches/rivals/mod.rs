@@ -51,7 +51,10 @@ pub const RIVALS: [Rival; 4] = [
 ];
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_time().build().expect("it needs nothing")
+    Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("it needs nothing")
 }
 
 /// Runs on one thread, this one.
@@ -72,13 +75,18 @@ impl Beside {
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || drop(runtime.block_on(ended)));
-        Beside { handle, end: Some(end), thread: Some(thread) }
+        Beside {
+            handle,
+            end: Some(end),
+            thread: Some(thread),
+        }
     }
 
     /// Runs on that thread and waits for it.
     fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
-        self.handle.spawn(async move { done.send(work.await).unwrap_or(()) });
+        self.handle
+            .spawn(async move { done.send(work.await).unwrap_or(()) });
         result.recv().expect("the work ends")
     }
 }

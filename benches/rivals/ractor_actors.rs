@@ -8,7 +8,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{Beside, FAN_NUMBERS, Rival, alone, deadline_ms};
 
-pub(super) const RIVAL: Rival = Rival { name: "ractor", ping_pong, fan_in, flood, across, ask, spawn, timers };
+pub(super) const RIVAL: Rival = Rival {
+    name: "ractor",
+    ping_pong,
+    fan_in,
+    flood,
+    across,
+    ask,
+    spawn,
+    timers,
+};
 
 type Handled = Result<(), ActorProcessingErr>;
 
@@ -19,7 +28,9 @@ async fn until(done: &mut UnboundedReceiver<()>, count: u64) {
 }
 
 async fn start<A: Actor>(actor: A, arguments: A::Arguments) -> ActorRef<A::Msg> {
-    let (actor, _) = Actor::spawn(None, actor, arguments).await.expect("it starts");
+    let (actor, _) = Actor::spawn(None, actor, arguments)
+        .await
+        .expect("it starts");
     actor
 }
 
@@ -35,7 +46,11 @@ impl Actor for Player {
     type State = Option<ActorRef<Play>>;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Play>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Play>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
         Ok(None)
     }
 
@@ -59,7 +74,10 @@ fn ping_pong(pairs: u64, hits: u64) -> Cost {
         let (done, mut is_done) = unbounded_channel();
         let mut players = Vec::new();
         for _ in 0..pairs {
-            let (one, other) = (start(Player(done.clone()), ()).await, start(Player(done.clone()), ()).await);
+            let (one, other) = (
+                start(Player(done.clone()), ()).await,
+                start(Player(done.clone()), ()).await,
+            );
             acquaint(&one, &other);
             players.push((one, other));
         }
@@ -81,7 +99,11 @@ impl Actor for Source {
     type State = ActorRef<Count>;
     type Arguments = ActorRef<Count>;
 
-    async fn pre_start(&self, _: ActorRef<Go>, sink: ActorRef<Count>) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Go>,
+        sink: ActorRef<Count>,
+    ) -> Result<Self::State, ActorProcessingErr> {
         Ok(sink)
     }
 
@@ -127,8 +149,16 @@ impl Actor for Sink {
     type State = Counting;
     type Arguments = (u64, u64);
 
-    async fn pre_start(&self, _: ActorRef<Count>, (left, rounds): (u64, u64)) -> Result<Counting, ActorProcessingErr> {
-        Ok(Counting { sources: Vec::new(), left, rounds })
+    async fn pre_start(
+        &self,
+        _: ActorRef<Count>,
+        (left, rounds): (u64, u64),
+    ) -> Result<Counting, ActorProcessingErr> {
+        Ok(Counting {
+            sources: Vec::new(),
+            left,
+            rounds,
+        })
     }
 
     async fn handle(&self, _: ActorRef<Count>, count: Count, counting: &mut Counting) -> Handled {
@@ -140,7 +170,11 @@ impl Actor for Sink {
             Count::Number(number) => {
                 std::hint::black_box(number);
                 counting.left -= 1;
-                if counting.left == 0 { self.next_round(counting) } else { Ok(()) }
+                if counting.left == 0 {
+                    self.next_round(counting)
+                } else {
+                    Ok(())
+                }
             }
         }
     }

@@ -12,11 +12,24 @@ use tokio::sync::oneshot;
 
 use super::{Beside, FAN_NUMBERS, MAILBOX, Rival, alone, deadline_ms};
 
-pub(super) const RIVAL: Rival = Rival { name: "tokio-mpsc", ping_pong, fan_in, flood, across, ask, spawn, timers };
+pub(super) const RIVAL: Rival = Rival {
+    name: "tokio-mpsc",
+    ping_pong,
+    fan_in,
+    flood,
+    across,
+    ask,
+    spawn,
+    timers,
+};
 
 async fn player(mut balls: Receiver<u64>, peer: Sender<u64>, done: Sender<()>) {
     while let Some(left) = balls.recv().await {
-        let sent = if left == 0 { done.send(()).await.is_ok() } else { peer.send(left - 1).await.is_ok() };
+        let sent = if left == 0 {
+            done.send(()).await.is_ok()
+        } else {
+            peer.send(left - 1).await.is_ok()
+        };
         if !sent {
             return;
         }
@@ -155,7 +168,11 @@ fn timers(count: u64) -> Cost {
     alone(async {
         let watch = Stopwatch::start();
         let mut sleeps: Vec<_> = (0..count)
-            .map(|number| Box::pin(tokio::time::sleep(Duration::from_millis(deadline_ms(number)))))
+            .map(|number| {
+                Box::pin(tokio::time::sleep(Duration::from_millis(deadline_ms(
+                    number,
+                ))))
+            })
             .collect();
         // It is armed when it is polled for the first time.
         poll_fn(|cx| {

@@ -80,7 +80,8 @@ impl Bench {
     /// `--record` and `--json`, or everything is tiny.
     pub fn comparing(name: &'static str) -> Bench {
         let mut bench = Bench::new(name);
-        let is_record = bench.is_json || bench.is_tiny || bench.has("--record") || bench.has("--child");
+        let is_record =
+            bench.is_json || bench.is_tiny || bench.has("--record") || bench.has("--child");
         bench.criterion = (!is_record).then(|| RefCell::new(criterion()));
         bench
     }
@@ -140,17 +141,28 @@ impl Bench {
 
     /// Has the contenders do the same work in turns, each [`Bench::runs`] times after a first time that does not count,
     /// and prints a figure for each.
-    pub fn compare(&self, question: &Question<'_>, contenders: &mut [Contender<'_>]) -> Vec<Compared> {
+    pub fn compare(
+        &self,
+        question: &Question<'_>,
+        contenders: &mut [Contender<'_>],
+    ) -> Vec<Compared> {
         if let Some(criterion) = &self.criterion {
             compare_by_criterion(&mut criterion.borrow_mut(), question, contenders);
             return contenders.iter().map(|_| Compared::default()).collect();
         }
-        let units: Vec<u64> = contenders.iter_mut().map(|one| self.warm_up(question, one)).collect();
+        let units: Vec<u64> = contenders
+            .iter_mut()
+            .map(|one| self.warm_up(question, one))
+            .collect();
         self.take_turns(question, contenders, &units)
     }
 
     /// The same with exactly the question's units in each run, because their number is a part of the question.
-    pub fn compare_exactly(&self, question: &Question<'_>, contenders: &mut [Contender<'_>]) -> Vec<Compared> {
+    pub fn compare_exactly(
+        &self,
+        question: &Question<'_>,
+        contenders: &mut [Contender<'_>],
+    ) -> Vec<Compared> {
         if self.is_criterion() {
             return self.compare(question, contenders);
         }
@@ -161,17 +173,30 @@ impl Bench {
         self.take_turns(question, contenders, &units)
     }
 
-    fn take_turns(&self, question: &Question<'_>, contenders: &mut [Contender<'_>], units: &[u64]) -> Vec<Compared> {
+    fn take_turns(
+        &self,
+        question: &Question<'_>,
+        contenders: &mut [Contender<'_>],
+        units: &[u64],
+    ) -> Vec<Compared> {
         let mut compared: Vec<Compared> = contenders.iter().map(|_| Compared::default()).collect();
         // Not always the same contender begins.
         let first = self.compared.replace(self.compared.get() + 1);
         for run in 0..self.runs() {
             for turn in 0..contenders.len() {
                 let is_forward = (run + first) % 2 == 0;
-                let place = if is_forward { turn } else { contenders.len() - 1 - turn };
+                let place = if is_forward {
+                    turn
+                } else {
+                    contenders.len() - 1 - turn
+                };
                 let (units, cost) = (units[place], (contenders[place].work)(units[place]));
-                compared[place].values.push(question.measure.of(units, cost));
-                compared[place].cpu_ns.push(cost.cpu.as_nanos() as f64 / units as f64);
+                compared[place]
+                    .values
+                    .push(question.measure.of(units, cost));
+                compared[place]
+                    .cpu_ns
+                    .push(cost.cpu.as_nanos() as f64 / units as f64);
             }
         }
         for (compared, contender) in compared.iter().zip(contenders) {
@@ -196,13 +221,18 @@ impl Bench {
             if took >= self.run_seconds() / 5.0 {
                 return ((units as f64 * self.run_seconds() / took) as u64).max(question.units);
             }
-            units = (units as f64 * (self.run_seconds() / 3.0 / took.max(1e-4)).clamp(2.0, 50.0)) as u64;
+            units = (units as f64 * (self.run_seconds() / 3.0 / took.max(1e-4)).clamp(2.0, 50.0))
+                as u64;
         }
     }
 
     /// Prints a row of the results: a metric of an implementation in a case, from the values of its repetitions.
     pub fn row(&self, metric: &str, implementation: &str, case: &Value, values: &[f64]) {
-        let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+        let values: Vec<f64> = values
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite())
+            .collect();
         if values.is_empty() {
             return;
         }
@@ -223,7 +253,10 @@ impl Bench {
             let what = format!("{metric} {}", Case(case));
             let spread = format!("{} to {}", Number(figure.min), Number(figure.max));
             let median = Number(figure.median).to_string();
-            println!("{:<11} {what:<58} {implementation:<15} {median:>10}   {spread}", self.name);
+            println!(
+                "{:<11} {what:<58} {implementation:<15} {median:>10}   {spread}",
+                self.name
+            );
         }
     }
 
@@ -359,19 +392,28 @@ pub struct Stopwatch {
 impl Stopwatch {
     /// Begins now.
     pub fn start() -> Stopwatch {
-        Stopwatch { cpu: process_cpu(), start: Instant::now() }
+        Stopwatch {
+            cpu: process_cpu(),
+            start: Instant::now(),
+        }
     }
 
     /// What it took until now.
     pub fn stop(self) -> Cost {
-        Cost { wall: self.start.elapsed(), cpu: process_cpu() - self.cpu }
+        Cost {
+            wall: self.start.elapsed(),
+            cpu: process_cpu() - self.cpu,
+        }
     }
 }
 
 impl Cost {
     /// So many times as much.
     pub fn scaled(self, by: f64) -> Cost {
-        Cost { wall: self.wall.mul_f64(by), cpu: self.cpu.mul_f64(by) }
+        Cost {
+            wall: self.wall.mul_f64(by),
+            cpu: self.cpu.mul_f64(by),
+        }
     }
 }
 
@@ -388,7 +430,11 @@ pub struct Contender<'a> {
 impl<'a> Contender<'a> {
     /// Does so many units of the question's case.
     pub fn new(name: &'a str, work: impl FnMut(u64) -> Cost + 'a) -> Contender<'a> {
-        Contender { name, case: json!({}), work: Box::new(work) }
+        Contender {
+            name,
+            case: json!({}),
+            work: Box::new(work),
+        }
     }
 
     /// The same with more members in the case.
@@ -407,17 +453,25 @@ fn criterion() -> Criterion {
         .configure_from_args()
 }
 
-fn compare_by_criterion(criterion: &mut Criterion, question: &Question<'_>, contenders: &mut [Contender<'_>]) {
+fn compare_by_criterion(
+    criterion: &mut Criterion,
+    question: &Question<'_>,
+    contenders: &mut [Contender<'_>],
+) {
     let mut group = criterion.benchmark_group(question.metric);
     let throughput = match question.measure {
         Measure::MegabytesPerSecond(size) => criterion::Throughput::Bytes(size as u64),
         _ => criterion::Throughput::Elements(1),
     };
-    group.throughput(throughput).sampling_mode(criterion::SamplingMode::Flat);
+    group
+        .throughput(throughput)
+        .sampling_mode(criterion::SamplingMode::Flat);
     for contender in contenders {
         let case = format!("{} {}", Case(&question.case), Case(&contender.case));
         let id = BenchmarkId::new(contender.name, case.trim());
-        group.bench_function(id, |bencher| bencher.iter_custom(|units| (contender.work)(units).wall));
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|units| (contender.work)(units).wall)
+        });
     }
     group.finish();
 }

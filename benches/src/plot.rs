@@ -10,7 +10,9 @@ const TOP: f64 = 70.0;
 const BOTTOM: f64 = 52.0;
 
 /// Colours that people who do not see all colours can tell apart, in the order of the lines.
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#e69f00", "#777777", "#009e73", "#cc79a7"];
+const COLOURS: [&str; 6] = [
+    "#0072b2", "#d55e00", "#e69f00", "#777777", "#009e73", "#cc79a7",
+];
 
 /// A line of a plot.
 pub struct Line {
@@ -35,11 +37,17 @@ pub struct Axis<'a> {
 impl Axis<'_> {
     fn bounds(&self) -> (f64, f64) {
         let values = self.marks.iter().map(|(value, _)| self.place(*value));
-        values.fold((f64::MAX, f64::MIN), |(min, max), value| (min.min(value), max.max(value)))
+        values.fold((f64::MAX, f64::MIN), |(min, max), value| {
+            (min.min(value), max.max(value))
+        })
     }
 
     fn place(&self, value: f64) -> f64 {
-        if self.is_logarithmic { value.max(1e-9).log10() } else { value }
+        if self.is_logarithmic {
+            value.max(1e-9).log10()
+        } else {
+            value
+        }
     }
 
     /// From 0 to 1.
@@ -66,17 +74,34 @@ pub fn draw(title: &str, x: &Axis<'_>, y: &Axis<'_>, lines: &[Line]) -> String {
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
     for (value, name) in &y.marks {
         let at = at_y(*value);
-        put(format!("<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#dddddd\"/>"));
-        put(format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>", LEFT - 6.0, at + 4.0));
+        put(format!(
+            "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#dddddd\"/>"
+        ));
+        put(format!(
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>",
+            LEFT - 6.0,
+            at + 4.0
+        ));
     }
     for (value, name) in &x.marks {
         let at = at_x(*value);
-        put(format!("<path d=\"M{at:.1} {bottom}v5\" stroke=\"#000000\"/>"));
-        put(format!("<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>", bottom + 19.0));
+        put(format!(
+            "<path d=\"M{at:.1} {bottom}v5\" stroke=\"#000000\"/>"
+        ));
+        put(format!(
+            "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>",
+            bottom + 19.0
+        ));
     }
-    put(format!("<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" stroke=\"#000000\" fill=\"none\"/>"));
+    put(format!(
+        "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" stroke=\"#000000\" fill=\"none\"/>"
+    ));
     let middle = (LEFT + right) / 2.0;
-    put(format!("<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>", HEIGHT - 12.0, x.title));
+    put(format!(
+        "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+        HEIGHT - 12.0,
+        x.title
+    ));
     let middle = (TOP + bottom) / 2.0;
     put(format!(
         "<text transform=\"translate(16 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
@@ -84,18 +109,34 @@ pub fn draw(title: &str, x: &Axis<'_>, y: &Axis<'_>, lines: &[Line]) -> String {
     ));
     let mut legend = LEFT;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
-        let dashes = if line.is_dashed { " stroke-dasharray=\"6 4\"" } else { "" };
+        let dashes = if line.is_dashed {
+            " stroke-dasharray=\"6 4\""
+        } else {
+            ""
+        };
         let mut path = String::new();
         for (place, (to_x, to_y)) in line.points.iter().enumerate() {
             let order = if place == 0 { 'M' } else { 'L' };
             let _ = write!(path, "{order}{:.1} {:.1}", at_x(*to_x), at_y(*to_y));
         }
-        put(format!("<path d=\"{path}\" stroke=\"{colour}\" stroke-width=\"2.5\" fill=\"none\"{dashes}/>"));
+        put(format!(
+            "<path d=\"{path}\" stroke=\"{colour}\" stroke-width=\"2.5\" fill=\"none\"{dashes}/>"
+        ));
         for (to_x, to_y) in &line.points {
-            put(format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", at_x(*to_x), at_y(*to_y)));
+            put(format!(
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>",
+                at_x(*to_x),
+                at_y(*to_y)
+            ));
         }
-        put(format!("<path d=\"M{legend:.0} 44h22\" stroke=\"{colour}\" stroke-width=\"2.5\"{dashes}/>"));
-        put(format!("<text x=\"{:.0}\" y=\"48\">{}</text>", legend + 27.0, line.name));
+        put(format!(
+            "<path d=\"M{legend:.0} 44h22\" stroke=\"{colour}\" stroke-width=\"2.5\"{dashes}/>"
+        ));
+        put(format!(
+            "<text x=\"{:.0}\" y=\"48\">{}</text>",
+            legend + 27.0,
+            line.name
+        ));
         legend += 45.0 + 6.7 * line.name.len() as f64;
     }
     put("</svg>".to_owned());
@@ -114,7 +155,11 @@ mod tests {
             is_logarithmic: true,
         };
         assert_eq!(axis.share(10.0), 0.5);
-        let line = Line { name: "ours".to_owned(), points: vec![(1.0, 10.0), (100.0, 10.0)], is_dashed: false };
+        let line = Line {
+            name: "ours".to_owned(),
+            points: vec![(1.0, 10.0), (100.0, 10.0)],
+            is_dashed: false,
+        };
         let svg = draw("memory", &axis, &axis, &[line]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
         assert!(svg.contains("M78.0 209.0L704.0 209.0"), "{svg}");

@@ -68,7 +68,10 @@ const SECTIONS: [Section; 9] = [
     Section {
         heading: "Quiet",
         about: "The listener with 1,000 idle peers.",
-        metrics: &[("wakeups_per_s", "a second"), ("idle_cpu_percent", "% of a core")],
+        metrics: &[
+            ("wakeups_per_s", "a second"),
+            ("idle_cpu_percent", "% of a core"),
+        ],
     },
     Section {
         heading: "Throughput",
@@ -106,7 +109,10 @@ const SECTIONS: [Section; 9] = [
     Section {
         heading: "Broadcast",
         about: "Messages of 1 KiB from one node to 50 in another process, until all have them.",
-        metrics: &[("broadcast_deliveries_s", "a second"), ("cpu_ns_per_delivery", "ns")],
+        metrics: &[
+            ("broadcast_deliveries_s", "a second"),
+            ("cpu_ns_per_delivery", "ns"),
+        ],
     },
     Section {
         heading: "Actors",
@@ -138,7 +144,11 @@ const SECTIONS: [Section; 9] = [
         heading: "Size and allocations",
         about: "Stripped programs; `node` is the program of these measurements. Calls of the allocator for a message, both \
                 ends together, when everything is warm.",
-        metrics: &[("binary_kb", "KiB"), ("allocations_per_message", "calls"), ("sender_cpu_s_per_gb", "core-s/GB")],
+        metrics: &[
+            ("binary_kb", "KiB"),
+            ("allocations_per_message", "calls"),
+            ("sender_cpu_s_per_gb", "core-s/GB"),
+        ],
     },
 ];
 
@@ -149,15 +159,28 @@ pub fn results_md(results: &Results) -> String {
          greatest of its runs. Contenders took turns, in an order that was turned round from run to run. How things are \
          measured, and what differs between the contenders, stands in [README.md](README.md).\n\n",
     );
-    for (name, part) in [("Machine", &results.machine), ("Versions", &results.versions)] {
-        let members: Vec<String> = part.iter().map(|(name, value)| format!("{name}: {}", plain(value))).collect();
+    for (name, part) in [
+        ("Machine", &results.machine),
+        ("Versions", &results.versions),
+    ] {
+        let members: Vec<String> = part
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", plain(value)))
+            .collect();
         let _ = writeln!(text, "{name}: {}.\n", members.join("; "));
     }
     text.push_str("![memory over peers](plots/memory.svg)\n![throughput over message size](plots/throughput.svg)\n");
     text.push_str("![latency distribution](plots/latency.svg)\n\n## Figures to reach\n\n");
     text.push_str("| what | to reach | reached | |\n|---|---|---|---|\n");
     for goal in goals(results) {
-        let _ = writeln!(text, "| {} | {} | {} | {} |", goal.what, goal.to_reach, goal.reached, goal.verdict());
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            goal.what,
+            goal.to_reach,
+            goal.reached,
+            goal.verdict()
+        );
     }
     for section in &SECTIONS {
         write_section(&mut text, results, section);
@@ -166,13 +189,21 @@ pub fn results_md(results: &Results) -> String {
 }
 
 fn write_section(text: &mut String, results: &Results, section: &Section) {
-    let of_section = |row: &&Row| section.metrics.iter().any(|(metric, _)| *metric == row.metric);
+    let of_section = |row: &&Row| {
+        section
+            .metrics
+            .iter()
+            .any(|(metric, _)| *metric == row.metric)
+    };
     let rows: Vec<&Row> = results.rows.iter().filter(of_section).collect();
     if rows.is_empty() {
         return;
     }
     let names: BTreeSet<&str> = rows.iter().map(|row| row.implementation.as_str()).collect();
-    let columns: Vec<&str> = ORDER.into_iter().filter(|name| names.contains(name)).collect();
+    let columns: Vec<&str> = ORDER
+        .into_iter()
+        .filter(|name| names.contains(name))
+        .collect();
     let _ = writeln!(text, "\n## {}\n\n{}\n", section.heading, section.about);
     let _ = writeln!(text, "| what | unit | {} | runs |", columns.join(" | "));
     let _ = writeln!(text, "|---|---|{}---|", "---|".repeat(columns.len()));
@@ -184,29 +215,58 @@ fn write_section(text: &mut String, results: &Results, section: &Section) {
             }
         }
         for case in cases {
-            let found: Vec<Option<&Row>> = columns.iter().map(|name| results.find(metric, name, case)).collect();
-            let cells: Vec<String> = found.iter().map(|row| row.map_or_else(String::new, cell)).collect();
-            let runs = found.iter().flatten().map(|row| row.runs).max().unwrap_or(0);
-            let _ = writeln!(text, "| {metric} {} | {unit} | {} | {runs} |", of_case(case), cells.join(" | "));
+            let found: Vec<Option<&Row>> = columns
+                .iter()
+                .map(|name| results.find(metric, name, case))
+                .collect();
+            let cells: Vec<String> = found
+                .iter()
+                .map(|row| row.map_or_else(String::new, cell))
+                .collect();
+            let runs = found
+                .iter()
+                .flatten()
+                .map(|row| row.runs)
+                .max()
+                .unwrap_or(0);
+            let _ = writeln!(
+                text,
+                "| {metric} {} | {unit} | {} | {runs} |",
+                of_case(case),
+                cells.join(" | ")
+            );
         }
     }
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn of_case(case: &Value) -> String {
     let members = case.as_object().into_iter().flatten();
-    let members: Vec<String> = members.map(|(name, value)| format!("{name}={}", plain(value))).collect();
-    if members.is_empty() { String::new() } else { format!("`{}`", members.join(" ")) }
+    let members: Vec<String> = members
+        .map(|(name, value)| format!("{name}={}", plain(value)))
+        .collect();
+    if members.is_empty() {
+        String::new()
+    } else {
+        format!("`{}`", members.join(" "))
+    }
 }
 
 fn cell(row: &Row) -> String {
     if row.runs == 1 || row.min == row.max {
         return number(row.value);
     }
-    format!("{} ({}–{})", number(row.value), number(row.min), number(row.max))
+    format!(
+        "{} ({}–{})",
+        number(row.value),
+        number(row.min),
+        number(row.max)
+    )
 }
 
 /// Three digits that mean something, and thousands apart.
@@ -252,11 +312,23 @@ impl Goal {
     }
 
     fn at_most(what: impl Into<String>, unit: &str, max: f64, value: Option<f64>) -> Goal {
-        Goal::new(what, format!("<= {} {unit}", number(max)), unit, value, |value| value <= max)
+        Goal::new(
+            what,
+            format!("<= {} {unit}", number(max)),
+            unit,
+            value,
+            |value| value <= max,
+        )
     }
 
     fn at_least(what: impl Into<String>, unit: &str, min: f64, value: Option<f64>) -> Goal {
-        Goal::new(what, format!(">= {} {unit}", number(min)), unit, value, |value| value >= min)
+        Goal::new(
+            what,
+            format!(">= {} {unit}", number(min)),
+            unit,
+            value,
+            |value| value >= min,
+        )
     }
 
     fn new(
@@ -267,7 +339,12 @@ impl Goal {
         is_met: impl Fn(f64) -> bool,
     ) -> Goal {
         let reached = value.map_or_else(String::new, |value| format!("{} {unit}", number(value)));
-        Goal { what: what.into(), to_reach, reached, is_met: value.map(is_met) }
+        Goal {
+            what: what.into(),
+            to_reach,
+            reached,
+            is_met: value.map(is_met),
+        }
     }
 }
 
@@ -304,19 +381,49 @@ fn memory_goals(results: &Results) -> Vec<Goal> {
     };
     vec![
         Goal::at_most("memory of an idle peer", "bytes", 512.0, bytes),
-        Goal::at_most("the same, static musl", "bytes", 512.0, ours("bytes_per_idle_peer", &musl)),
+        Goal::at_most(
+            "the same, static musl",
+            "bytes",
+            512.0,
+            ours("bytes_per_idle_peer", &musl),
+        ),
         Goal::at_least("libp2p-tuned's to ours", "times", 30.0, ratio(tuned, bytes)),
-        Goal::at_most("10,000 idle peers, resident, glibc", "MiB", 8.0, mib(ours("rss_kb", &crowd))),
-        Goal::at_most("10,000 idle peers, resident, static musl", "MiB", 8.0, mib(ours("rss_kb", &musl))),
-        Goal::at_most("resident at the start, glibc", "MiB", 3.0, mib(ours("rss_start_kb", &json!({})))),
+        Goal::at_most(
+            "10,000 idle peers, resident, glibc",
+            "MiB",
+            8.0,
+            mib(ours("rss_kb", &crowd)),
+        ),
+        Goal::at_most(
+            "10,000 idle peers, resident, static musl",
+            "MiB",
+            8.0,
+            mib(ours("rss_kb", &musl)),
+        ),
+        Goal::at_most(
+            "resident at the start, glibc",
+            "MiB",
+            3.0,
+            mib(ours("rss_start_kb", &json!({}))),
+        ),
         Goal::at_most(
             "resident at the start, static musl",
             "MiB",
             1.2,
             mib(ours("rss_start_kb", &json!({"libc": "musl"}))),
         ),
-        Goal::at_most("processor with 1,000 idle peers", "%", 0.1, ours("idle_cpu_percent", &quiet)),
-        Goal::at_most("anonymous memory of 10,000 peers kept after they left, glibc", "%", 50.0, grown(&crowd)),
+        Goal::at_most(
+            "processor with 1,000 idle peers",
+            "%",
+            0.1,
+            ours("idle_cpu_percent", &quiet),
+        ),
+        Goal::at_most(
+            "anonymous memory of 10,000 peers kept after they left, glibc",
+            "%",
+            50.0,
+            grown(&crowd),
+        ),
         Goal::at_most("the same, static musl", "%", 50.0, grown(&musl)),
     ]
 }
@@ -333,22 +440,47 @@ fn transport_goals(results: &Results) -> Vec<Goal> {
         let what = format!("throughput to the better libp2p, {}", bytes_name(size));
         goals.push(Goal::at_least(what, "times", least, ratio(ours, rival)));
         let share = ratio(ours, at("bound")).map(|share| 100.0 * share);
-        goals.push(Goal::at_least(format!("of the bound, {}", bytes_name(size)), "%", 90.0, share));
+        goals.push(Goal::at_least(
+            format!("of the bound, {}", bytes_name(size)),
+            "%",
+            90.0,
+            share,
+        ));
     }
     let pinned = json!({"pinned": true});
     let alone = json!({"pinned": true, "processes": 1});
-    for (what, case) in [("two processes on one processor", pinned), ("both ends on one core", alone)] {
+    for (what, case) in [
+        ("two processes on one processor", pinned),
+        ("both ends on one core", alone),
+    ] {
         let at = |name: &str| results.value("rtt_p50_us", name, &case);
-        let over = at("mischief").zip(at("raw-tcp")).map(|(ours, raw)| ours - raw);
-        goals.push(Goal::at_most(format!("round trip beyond raw TCP, {what}"), "us", 3.0, over));
+        let over = at("mischief")
+            .zip(at("raw-tcp"))
+            .map(|(ours, raw)| ours - raw);
+        goals.push(Goal::at_most(
+            format!("round trip beyond raw TCP, {what}"),
+            "us",
+            3.0,
+            over,
+        ));
         let rival = rivals.iter().filter_map(|name| at(name)).reduce(f64::min);
         let share = ratio(at("mischief"), rival);
-        goals.push(Goal::at_most(format!("round trip to libp2p's, {what}"), "times", 0.6, share));
+        goals.push(Goal::at_most(
+            format!("round trip to libp2p's, {what}"),
+            "times",
+            0.6,
+            share,
+        ));
     }
     let case = json!({"in_flight": 16});
     let at = |name: &str| results.value("handshakes_per_s", name, &case);
     let rival = best(rivals.iter().map(|name| at(name)));
-    goals.push(Goal::at_least("handshakes to the better libp2p", "times", 1.0, ratio(at("mischief"), rival)));
+    goals.push(Goal::at_least(
+        "handshakes to the better libp2p",
+        "times",
+        1.0,
+        ratio(at("mischief"), rival),
+    ));
     goals
 }
 
@@ -361,16 +493,31 @@ fn actor_goals(results: &Results) -> Vec<Goal> {
     ] {
         let at = |name: &str| results.value("actor_messages_s", name, &case);
         let to_tokio = ratio(at("mischief"), at("tokio-mpsc"));
-        goals.push(Goal::at_least(format!("local messages to tokio's channels, {what}"), "times", 5.0, to_tokio));
+        goals.push(Goal::at_least(
+            format!("local messages to tokio's channels, {what}"),
+            "times",
+            5.0,
+            to_tokio,
+        ));
         if at("bare-queue").is_some() {
             let to_bare = ratio(at("mischief"), at("bare-queue"));
-            goals.push(Goal::at_least(format!("local messages to a bare queue, {what}"), "times", 0.7, to_bare));
+            goals.push(Goal::at_least(
+                format!("local messages to a bare queue, {what}"),
+                "times",
+                0.7,
+                to_bare,
+            ));
         }
     }
     let at = |name: &str| results.value("actor_spawn_ns", name, &json!({}));
     let rivals = ["tokio-mpsc", "actix", "ractor", "kameo"];
     let rival = rivals.iter().filter_map(|name| at(name)).reduce(f64::min);
-    goals.push(Goal::at_least("spawn of the best of the four to ours", "times", 8.0, ratio(rival, at("mischief"))));
+    goals.push(Goal::at_least(
+        "spawn of the best of the four to ours",
+        "times",
+        8.0,
+        ratio(rival, at("mischief")),
+    ));
     goals
 }
 
@@ -394,7 +541,10 @@ pub fn plots(results: &Results) -> Vec<(&'static str, String)> {
 }
 
 fn marks(values: &[(f64, &str)]) -> Vec<(f64, String)> {
-    values.iter().map(|(value, name)| (*value, (*name).to_owned())).collect()
+    values
+        .iter()
+        .map(|(value, name)| (*value, (*name).to_owned()))
+        .collect()
 }
 
 fn memory_plot(results: &Results) -> String {
@@ -404,9 +554,17 @@ fn memory_plot(results: &Results) -> String {
         for peers in CROWDS {
             let mut case = json!({"peers": peers});
             change(&mut case);
-            points.extend(results.value("rss_kb", name, &case).map(|kib| (peers as f64, kib / 1024.0)));
+            points.extend(
+                results
+                    .value("rss_kb", name, &case)
+                    .map(|kib| (peers as f64, kib / 1024.0)),
+            );
         }
-        Line { name: label.to_owned(), points, is_dashed: false }
+        Line {
+            name: label.to_owned(),
+            points,
+            is_dashed: false,
+        }
     };
     let lines = [
         line("mischief", "mischief", &|_| ()),
@@ -417,15 +575,33 @@ fn memory_plot(results: &Results) -> String {
     ];
     let x = Axis {
         title: "idle encrypted peers",
-        marks: marks(&[(100.0, "100"), (1000.0, "1,000"), (5000.0, "5,000"), (10_000.0, "10,000")]),
+        marks: marks(&[
+            (100.0, "100"),
+            (1000.0, "1,000"),
+            (5000.0, "5,000"),
+            (10_000.0, "10,000"),
+        ]),
         is_logarithmic: true,
     };
     let y = Axis {
         title: "resident memory, MiB",
-        marks: marks(&[(1.0, "1"), (3.0, "3"), (10.0, "10"), (30.0, "30"), (100.0, "100"), (300.0, "300"), (1000.0, "1,000")]),
+        marks: marks(&[
+            (1.0, "1"),
+            (3.0, "3"),
+            (10.0, "10"),
+            (30.0, "30"),
+            (100.0, "100"),
+            (300.0, "300"),
+            (1000.0, "1,000"),
+        ]),
         is_logarithmic: true,
     };
-    draw("Resident memory of a node over its idle encrypted peers", &x, &y, &lines)
+    draw(
+        "Resident memory of a node over its idle encrypted peers",
+        &x,
+        &y,
+        &lines,
+    )
 }
 
 fn throughput_plot(results: &Results) -> String {
@@ -434,7 +610,11 @@ fn throughput_plot(results: &Results) -> String {
             let value = results.value("throughput_mb_s", name, &json!({"size": size}))?;
             Some((size as f64, value))
         };
-        Line { name: label.to_owned(), points: SIZES.into_iter().filter_map(at).collect(), is_dashed }
+        Line {
+            name: label.to_owned(),
+            points: SIZES.into_iter().filter_map(at).collect(),
+            is_dashed,
+        }
     };
     let lines = [
         line("mischief", "mischief", false),
@@ -445,15 +625,30 @@ fn throughput_plot(results: &Results) -> String {
     ];
     let x = Axis {
         title: "size of a message",
-        marks: SIZES.into_iter().map(|size| (size as f64, bytes_name(size))).collect(),
+        marks: SIZES
+            .into_iter()
+            .map(|size| (size as f64, bytes_name(size)))
+            .collect(),
         is_logarithmic: true,
     };
     let y = Axis {
         title: "MB/s",
-        marks: marks(&[(10.0, "10"), (30.0, "30"), (100.0, "100"), (300.0, "300"), (1000.0, "1,000"), (5000.0, "5,000")]),
+        marks: marks(&[
+            (10.0, "10"),
+            (30.0, "30"),
+            (100.0, "100"),
+            (300.0, "300"),
+            (1000.0, "1,000"),
+            (5000.0, "5,000"),
+        ]),
         is_logarithmic: true,
     };
-    draw("Throughput of one encrypted connection over the size of messages", &x, &y, &lines)
+    draw(
+        "Throughput of one encrypted connection over the size of messages",
+        &x,
+        &y,
+        &lines,
+    )
 }
 
 fn latency_plot(results: &Results) -> String {
@@ -463,7 +658,11 @@ fn latency_plot(results: &Results) -> String {
             let value = results.value("rtt_quantile_us", name, &case)?;
             Some((1.0 / (1.0 - share), value))
         };
-        Line { name: label.to_owned(), points: SHARES.iter().filter_map(at).collect(), is_dashed }
+        Line {
+            name: label.to_owned(),
+            points: SHARES.iter().filter_map(at).collect(),
+            is_dashed,
+        }
     };
     let lines = [
         line("mischief", "mischief", false),
@@ -473,15 +672,34 @@ fn latency_plot(results: &Results) -> String {
     ];
     let x = Axis {
         title: "share of round trips that are faster",
-        marks: marks(&[(1.0, "0"), (2.0, "50 %"), (10.0, "90 %"), (100.0, "99 %"), (1000.0, "99.9 %"), (10_000.0, "99.99 %")]),
+        marks: marks(&[
+            (1.0, "0"),
+            (2.0, "50 %"),
+            (10.0, "90 %"),
+            (100.0, "99 %"),
+            (1000.0, "99.9 %"),
+            (10_000.0, "99.99 %"),
+        ]),
         is_logarithmic: true,
     };
     let y = Axis {
         title: "us",
-        marks: marks(&[(3.0, "3"), (10.0, "10"), (30.0, "30"), (100.0, "100"), (300.0, "300"), (1000.0, "1,000")]),
+        marks: marks(&[
+            (3.0, "3"),
+            (10.0, "10"),
+            (30.0, "30"),
+            (100.0, "100"),
+            (300.0, "300"),
+            (1000.0, "1,000"),
+        ]),
         is_logarithmic: true,
     };
-    draw("Round trip of 64 bytes, two processes on one processor", &x, &y, &lines)
+    draw(
+        "Round trip of 64 bytes, two processes on one processor",
+        &x,
+        &y,
+        &lines,
+    )
 }
 
 // ---- the README's table
@@ -495,37 +713,101 @@ pub fn readme_table(results: &Results) -> String {
         machine("processor"),
         machine("processors"),
         machine("system"),
-        results.versions.get("libp2p").map(plain).unwrap_or_default(),
+        results
+            .versions
+            .get("libp2p")
+            .map(plain)
+            .unwrap_or_default(),
     );
-    text.push_str("| what | mischief | libp2p, defaults | libp2p, tuned | raw TCP |\n|---|---|---|---|---|\n");
+    text.push_str(
+        "| what | mischief | libp2p, defaults | libp2p, tuned | raw TCP |\n|---|---|---|---|---|\n",
+    );
     let names = ["mischief", "libp2p-default", "libp2p-tuned", "raw-tcp"];
     let mut line = |what: &str, metric: &str, case: Value, scale: f64, unit: &str| {
         let value = |name: &&str| {
             let value = results.value(metric, name, &case);
-            value.map_or_else(String::new, |value| format!("{} {unit}", number(value * scale)))
+            value.map_or_else(String::new, |value| {
+                format!("{} {unit}", number(value * scale))
+            })
         };
         let cells: Vec<String> = names.iter().map(value).collect();
         let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
     };
-    line("memory of an idle encrypted peer", "bytes_per_idle_peer", json!({"peers": 10_000}), 1.0, "B");
-    line("10,000 idle encrypted peers, resident", "rss_kb", json!({"peers": 10_000}), 1.0 / 1024.0, "MiB");
-    line("a listening node, resident", "rss_start_kb", json!({}), 1.0 / 1024.0, "MiB");
+    line(
+        "memory of an idle encrypted peer",
+        "bytes_per_idle_peer",
+        json!({"peers": 10_000}),
+        1.0,
+        "B",
+    );
+    line(
+        "10,000 idle encrypted peers, resident",
+        "rss_kb",
+        json!({"peers": 10_000}),
+        1.0 / 1024.0,
+        "MiB",
+    );
+    line(
+        "a listening node, resident",
+        "rss_start_kb",
+        json!({}),
+        1.0 / 1024.0,
+        "MiB",
+    );
     for size in SIZES {
         let what = format!("throughput, messages of {}", bytes_name(size));
         line(&what, "throughput_mb_s", json!({"size": size}), 1.0, "MB/s");
     }
-    line("messages of 64 B", "messages_s", json!({"size": 64}), 1e-6, "M/s");
-    line("processor time, messages of 64 KiB, both ends", "cpu_s_per_gb", json!({"size": 64 << 10}), 1.0, "core-s/GB");
-    line("round trip, one processor, p50", "rtt_p50_us", json!({"pinned": true}), 1.0, "µs");
-    line("round trip, one processor, p99", "rtt_p99_us", json!({"pinned": true}), 1.0, "µs");
-    line("handshakes, 16 in flight", "handshakes_per_s", json!({"in_flight": 16}), 1.0, "/s");
-    line("broadcast of 1 KiB to 50 peers", "broadcast_deliveries_s", json!({"peers": 50, "size": 1024}), 1e-3, "k/s");
+    line(
+        "messages of 64 B",
+        "messages_s",
+        json!({"size": 64}),
+        1e-6,
+        "M/s",
+    );
+    line(
+        "processor time, messages of 64 KiB, both ends",
+        "cpu_s_per_gb",
+        json!({"size": 64 << 10}),
+        1.0,
+        "core-s/GB",
+    );
+    line(
+        "round trip, one processor, p50",
+        "rtt_p50_us",
+        json!({"pinned": true}),
+        1.0,
+        "µs",
+    );
+    line(
+        "round trip, one processor, p99",
+        "rtt_p99_us",
+        json!({"pinned": true}),
+        1.0,
+        "µs",
+    );
+    line(
+        "handshakes, 16 in flight",
+        "handshakes_per_s",
+        json!({"in_flight": 16}),
+        1.0,
+        "/s",
+    );
+    line(
+        "broadcast of 1 KiB to 50 peers",
+        "broadcast_deliveries_s",
+        json!({"peers": 50, "size": 1024}),
+        1e-3,
+        "k/s",
+    );
     text.push_str("\n| actors | mischief | tokio mpsc | actix | ractor | kameo |\n|---|---|---|---|---|---|\n");
     let names = ["mischief", "tokio-mpsc", "actix", "ractor", "kameo"];
     let mut line = |what: &str, metric: &str, case: Value, scale: f64, unit: &str| {
         let value = |name: &&str| {
             let value = results.value(metric, name, &case);
-            value.map_or_else(String::new, |value| format!("{} {unit}", number(value * scale)))
+            value.map_or_else(String::new, |value| {
+                format!("{} {unit}", number(value * scale))
+            })
         };
         let cells: Vec<String> = names.iter().map(value).collect();
         let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
@@ -535,11 +817,35 @@ pub fn readme_table(results: &Results) -> String {
         case[key] = count.into();
         case
     };
-    line("to and fro on one core", "actor_messages_s", pattern("to-and-fro", "pairs", 1), 1e-6, "M/s");
-    line("fan-in from 10,000", "actor_messages_s", pattern("fan-in", "actors", 10_000), 1e-6, "M/s");
-    line("from thread to thread", "actor_messages_s", pattern("one-way", "threads", 2), 1e-6, "M/s");
+    line(
+        "to and fro on one core",
+        "actor_messages_s",
+        pattern("to-and-fro", "pairs", 1),
+        1e-6,
+        "M/s",
+    );
+    line(
+        "fan-in from 10,000",
+        "actor_messages_s",
+        pattern("fan-in", "actors", 10_000),
+        1e-6,
+        "M/s",
+    );
+    line(
+        "from thread to thread",
+        "actor_messages_s",
+        pattern("one-way", "threads", 2),
+        1e-6,
+        "M/s",
+    );
     line("spawn and start", "actor_spawn_ns", json!({}), 1.0, "ns");
-    line("timer armed and cancelled, 100,000 at once", "timer_arm_cancel_ns", json!({"timers": 100_000}), 1.0, "ns");
+    line(
+        "timer armed and cancelled, 100,000 at once",
+        "timer_arm_cancel_ns",
+        json!({"timers": 100_000}),
+        1.0,
+        "ns",
+    );
     text.push_str("\n![memory over peers](benches/plots/memory.svg)\n");
     text.push_str("![throughput over message size](benches/plots/throughput.svg)\n");
     text

@@ -41,7 +41,9 @@ impl Row {
         Some(Row {
             metric: value["metric"].as_str()?.to_owned(),
             implementation: value["impl"].as_str()?.to_owned(),
-            case: value["case"].as_object().map(|case| Value::Object(case.clone()))?,
+            case: value["case"]
+                .as_object()
+                .map(|case| Value::Object(case.clone()))?,
             value: value["value"].as_f64()?,
             min: value["min"].as_f64()?,
             max: value["max"].as_f64()?,
@@ -51,7 +53,8 @@ impl Row {
 
     fn to_json(&self) -> Value {
         // Five digits are more than any of these figures is worth.
-        let short = |value: f64| -> f64 { format!("{value:.4e}").parse().expect("it was a number") };
+        let short =
+            |value: f64| -> f64 { format!("{value:.4e}").parse().expect("it was a number") };
         json!({
             "metric": self.metric,
             "impl": self.implementation,
@@ -84,15 +87,28 @@ impl Results {
         if names != BTreeSet::from(["machine", "versions", "results"]) {
             return Err(format!("its members are {names:?}"));
         }
-        let part = |name: &str| value[name].as_object().cloned().ok_or(format!("{name} is no object"));
+        let part = |name: &str| {
+            value[name]
+                .as_object()
+                .cloned()
+                .ok_or(format!("{name} is no object"))
+        };
         let rows = value["results"].as_array().ok_or("results is no list")?;
         let rows = rows.iter().map(read_exactly).collect::<Result<_, _>>()?;
-        Ok(Results { machine: part("machine")?, versions: part("versions")?, rows })
+        Ok(Results {
+            machine: part("machine")?,
+            versions: part("versions")?,
+            rows,
+        })
     }
 
     /// As text for `results.json`: a line for each row, so that two runs can be compared line by line.
     pub fn to_text(&self) -> String {
-        let rows: Vec<String> = self.rows.iter().map(|row| row.to_json().to_string()).collect();
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|row| row.to_json().to_string())
+            .collect();
         let machine = Value::Object(self.machine.clone());
         let versions = Value::Object(self.versions.clone());
         let rows = rows.join(",\n");
@@ -119,7 +135,10 @@ impl Results {
         for row in &self.rows {
             let name = format!("{} {} {}", row.metric, row.implementation, row.case);
             if !(row.min <= row.value && row.value <= row.max && row.runs > 0) {
-                faults.push(format!("{name}: {} is not between {} and {}", row.value, row.min, row.max));
+                faults.push(format!(
+                    "{name}: {} is not between {} and {}",
+                    row.value, row.min, row.max
+                ));
             }
             if !seen.insert(name.clone()) {
                 faults.push(format!("{name}: is there twice"));
@@ -135,7 +154,12 @@ impl Results {
 }
 
 fn read_exactly(value: &Value) -> Result<Row, String> {
-    let names: BTreeSet<&str> = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let names: BTreeSet<&str> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
     if names != BTreeSet::from(MEMBERS) {
         return Err(format!("the members of {value} are not those of a row"));
     }
@@ -179,7 +203,10 @@ mod tests {
             max: 3.0,
             runs: 5,
         };
-        Results { rows: demanded().into_iter().map(row).collect(), ..Results::default() }
+        Results {
+            rows: demanded().into_iter().map(row).collect(),
+            ..Results::default()
+        }
     }
 
     #[test]
@@ -208,7 +235,9 @@ mod tests {
 
     #[test]
     fn other_members_are_refused() {
-        let text = complete().to_text().replacen("\"runs\":5", "\"runs\":5,\"unit\":\"s\"", 1);
+        let text = complete()
+            .to_text()
+            .replacen("\"runs\":5", "\"runs\":5,\"unit\":\"s\"", 1);
         assert!(Results::read(&text).is_err());
         assert!(Results::read("{\"results\":[]}").is_err());
     }

@@ -123,8 +123,15 @@ impl Session {
     pub fn start(kind: Kind, setup: Setup) -> Session {
         let mut listener = kind.start(setup);
         let addr = listener.ask("listen");
-        let dialler = Some(kind.start(Setup { is_echo: false, ..setup }));
-        Session { listener, dialler, addr }
+        let dialler = Some(kind.start(Setup {
+            is_echo: false,
+            ..setup
+        }));
+        Session {
+            listener,
+            dialler,
+            addr,
+        }
     }
 
     /// Starts one process with two nodes, one of which has dialled the other.
@@ -133,8 +140,15 @@ impl Session {
         let addr = listener.ask("listen");
         // Plain TCP knows no nodes but sockets, and the one that listens is none of them.
         let count = if kind == Kind::RawTcp { 1 } else { 2 };
-        assert_eq!(listener.ask(&format!("connect {addr} {count}")), "connected");
-        Session { listener, dialler: None, addr }
+        assert_eq!(
+            listener.ask(&format!("connect {addr} {count}")),
+            "connected"
+        );
+        Session {
+            listener,
+            dialler: None,
+            addr,
+        }
     }
 
     fn dialler(&mut self) -> &mut Other {
@@ -155,7 +169,11 @@ impl Session {
         assert_eq!(answer, "connected");
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.peers() < count {
-            assert!(Instant::now() < deadline, "only {} of {count} peers came", self.peers());
+            assert!(
+                Instant::now() < deadline,
+                "only {} of {count} peers came",
+                self.peers()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -181,11 +199,15 @@ impl Session {
         assert_eq!(self.listener.ask(&format!("expect {bytes}")), "expecting");
         let cpu = self.cpu();
         let start = Instant::now();
-        self.dialler().tell(&format!("send {size} {count} {}", mode.name()));
+        self.dialler()
+            .tell(&format!("send {size} {count} {}", mode.name()));
         assert_eq!(self.listener.line(), "received");
         let wall = start.elapsed();
         assert_eq!(self.dialler().line(), "sent");
-        Cost { wall, cpu: self.cpu() - cpu }
+        Cost {
+            wall,
+            cpu: self.cpu() - cpu,
+        }
     }
 
     /// Messages from the listener to all that have dialled it, until they are received.
@@ -198,7 +220,10 @@ impl Session {
         assert_eq!(self.dialler().line(), "received");
         let wall = start.elapsed();
         assert_eq!(self.listener.line(), "sent");
-        Cost { wall, cpu: self.cpu() - cpu }
+        Cost {
+            wall,
+            cpu: self.cpu() - cpu,
+        }
     }
 
     /// Connections that are made and dropped.
@@ -208,7 +233,10 @@ impl Session {
         let order = format!("dial {} {count} {in_flight}", self.addr);
         let answer = self.dialler().ask(&order);
         assert_eq!(answer, "dialled");
-        Cost { wall: start.elapsed(), cpu: self.cpu() - cpu }
+        Cost {
+            wall: start.elapsed(),
+            cpu: self.cpu() - cpu,
+        }
     }
 
     /// Quantiles of round trips, at the shares of [`crate::orders::SHARES`].
@@ -218,7 +246,8 @@ impl Session {
     }
 
     fn cpu(&mut self) -> Duration {
-        let of = |process: &mut Other| -> u64 { process.ask("cpu").parse().expect("it is a number") };
+        let of =
+            |process: &mut Other| -> u64 { process.ask("cpu").parse().expect("it is a number") };
         let dialler = self.dialler.as_mut().map_or(0, of);
         Duration::from_nanos(of(&mut self.listener) + dialler)
     }

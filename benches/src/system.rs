@@ -47,7 +47,10 @@ pub fn activity_of(pid: &str) -> io::Result<Activity> {
         let path = task?.path();
         let status = std::fs::read_to_string(path.join("status"))?;
         let stat = std::fs::read_to_string(path.join("schedstat"))?;
-        let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        let nanos = stat
+            .split_whitespace()
+            .next()
+            .and_then(|nanos| nanos.parse().ok());
         activity.threads += 1;
         activity.wakeups += kib_after(&status, "voluntary_ctxt_switches:");
         activity.cpu += Duration::from_nanos(nanos.unwrap_or(0));
@@ -59,7 +62,14 @@ pub fn activity_of(pid: &str) -> io::Result<Activity> {
 /// allocator may be read, their own structures and those of their files.
 pub fn kernel_sockets() -> u64 {
     const PAGE: u64 = 4096;
-    const KEPT: [&str; 6] = ["TCP", "sock_inode_cache", "dentry", "filp", "eventpoll_epi", "tcp_bind_bucket"];
+    const KEPT: [&str; 6] = [
+        "TCP",
+        "sock_inode_cache",
+        "dentry",
+        "filp",
+        "eventpoll_epi",
+        "tcp_bind_bucket",
+    ];
     let waiting = || {
         let text = std::fs::read_to_string("/proc/net/sockstat").ok()?;
         let line = text.lines().find(|line| line.starts_with("TCP:"))?;
@@ -69,8 +79,11 @@ pub fn kernel_sockets() -> u64 {
     let bytes_of = |line: &str| {
         let mut words = line.split_whitespace();
         let is_kept = KEPT.contains(&words.next()?);
-        let (active, _, size): (u64, &str, u64) =
-            (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
+        let (active, _, size): (u64, &str, u64) = (
+            words.next()?.parse().ok()?,
+            words.next()?,
+            words.next()?.parse().ok()?,
+        );
         is_kept.then_some(active * size)
     };
     waiting().unwrap_or(0) * PAGE + lists.lines().filter_map(bytes_of).sum::<u64>()

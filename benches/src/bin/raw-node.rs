@@ -23,7 +23,13 @@ fn main() {
     }
     raise_open_files();
     let is_echo = args.iter().any(|arg| arg == "--echo");
-    serve(&mut Plain { is_echo, ..Plain::default() }, &TALLY);
+    serve(
+        &mut Plain {
+            is_echo,
+            ..Plain::default()
+        },
+        &TALLY,
+    );
 }
 
 #[derive(Default)]
@@ -77,7 +83,11 @@ impl Nodes for Plain {
                 peers.fetch_add(1, Ordering::Relaxed);
                 accepted.lock().expect("no thread panics").push(kept);
                 std::thread::spawn(move || {
-                    if is_echo { echo(stream) } else { drain(stream) }
+                    if is_echo {
+                        echo(stream)
+                    } else {
+                        drain(stream)
+                    }
                     peers.fetch_sub(1, Ordering::Relaxed);
                     let mut accepted = accepted.lock().expect("no thread panics");
                     accepted.retain(|one| one.peer_addr().ok() != from);
@@ -123,7 +133,9 @@ impl Nodes for Plain {
         let mut one = || {
             let start = Instant::now();
             stream.write_all(&body).expect("the other process reads");
-            stream.read_exact(&mut body).expect("the other process answers");
+            stream
+                .read_exact(&mut body)
+                .expect("the other process answers");
             start.elapsed().as_nanos() as f64 / 1e3
         };
         (0..count).map(|_| one()).collect()

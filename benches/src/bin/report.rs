@@ -31,7 +31,8 @@ fn main() -> ExitCode {
 }
 
 fn folder() -> PathBuf {
-    std::env::var_os("MISCHIEF_BENCHES").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+    std::env::var_os("MISCHIEF_BENCHES")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -51,12 +52,17 @@ fn collect(args: &[String]) -> Result<(), String> {
             "--version" => &mut results.versions,
             path => {
                 let rows = read(Path::new(path))?;
-                let rows = rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let rows = rows
+                    .lines()
+                    .filter_map(|line| serde_json::from_str::<Value>(line).ok());
                 results.rows.extend(rows.filter_map(|row| Row::read(&row)));
                 continue;
             }
         };
-        let (name, value) = args.next().and_then(|pair| pair.split_once('=')).ok_or("KEY=VALUE is missing")?;
+        let (name, value) = args
+            .next()
+            .and_then(|pair| pair.split_once('='))
+            .ok_or("KEY=VALUE is missing")?;
         let number = value.parse::<u64>().map(Value::from);
         members.insert(name.to_owned(), number.unwrap_or_else(|_| value.into()));
     }
@@ -89,7 +95,11 @@ fn write() -> Result<(), String> {
         put(&path, &text)?;
     }
     let faults = results.faults();
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.join("\n"))
+    }
 }
 
 fn check() -> Result<(), String> {
@@ -97,11 +107,17 @@ fn check() -> Result<(), String> {
     let mut faults = results.faults();
     for (path, text) in derived(&results)? {
         if read(&path).ok().as_deref() != Some(&text) {
-            faults.push(format!("{}: is not made from these results", path.display()));
+            faults.push(format!(
+                "{}: is not made from these results",
+                path.display()
+            ));
         }
     }
     if faults.is_empty() {
-        println!("{} rows, all that have to be there, and all that follows is up to date", results.rows.len());
+        println!(
+            "{} rows, all that have to be there, and all that follows is up to date",
+            results.rows.len()
+        );
         return Ok(());
     }
     Err(faults.join("\n"))

@@ -17,8 +17,8 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, Transport, gossipsub, identify, noise, ping, tcp,
-    yamux,
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, Transport, gossipsub, identify,
+    noise, ping, tcp, yamux,
 };
 use mischief_benches::orders::{Mode, Nodes, Tally, serve};
 use mischief_benches::system::{pin, raise_open_files};
@@ -50,7 +50,10 @@ fn main() {
     };
     let runtime = runtime(number("--threads").unwrap_or(0));
     let mut crowd = Crowd {
-        setting: Setting { kind, is_echo: args.iter().any(|arg| arg == "--echo") },
+        setting: Setting {
+            kind,
+            is_echo: args.iter().any(|arg| arg == "--echo"),
+        },
         handle: runtime.handle().clone(),
         first: Arc::default(),
         nodes: Vec::new(),
@@ -62,11 +65,18 @@ fn main() {
 }
 
 fn runtime(threads: usize) -> Runtime {
-    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let mut builder = if threads == 1 {
+        Builder::new_current_thread()
+    } else {
+        Builder::new_multi_thread()
+    };
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build().expect("threads can be started")
+    builder
+        .enable_all()
+        .build()
+        .expect("threads can be started")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +108,12 @@ struct Running {
 enum Order {
     Listen(mpsc::Sender<Multiaddr>),
     Connect(Multiaddr, mpsc::Sender<PeerId>),
-    Dial { addr: Multiaddr, count: usize, in_flight: usize, done: mpsc::Sender<()> },
+    Dial {
+        addr: Multiaddr,
+        count: usize,
+        in_flight: usize,
+        done: mpsc::Sender<()>,
+    },
 }
 
 /// Streams, which every configuration has.
@@ -145,9 +160,16 @@ fn identify(keys: &Keypair) -> identify::Behaviour {
 fn usual_swarm() -> Swarm<Usual> {
     SwarmBuilder::with_new_identity()
         .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .with_tcp(
+            tcp::Config::default(),
+            noise::Config::new,
+            yamux::Config::default,
+        )
         .expect("the keys are good")
-        .with_behaviour(|keys| Usual { stream: libp2p_stream::Behaviour::new(), identify: identify(keys) })
+        .with_behaviour(|keys| Usual {
+            stream: libp2p_stream::Behaviour::new(),
+            identify: identify(keys),
+        })
         .expect("it cannot fail")
         .with_swarm_config(|config| config.with_idle_connection_timeout(FOREVER))
         .build()
@@ -156,11 +178,16 @@ fn usual_swarm() -> Swarm<Usual> {
 fn full_swarm() -> Swarm<Full> {
     let gossip = |keys: &Keypair| {
         let signed = gossipsub::MessageAuthenticity::Signed(keys.clone());
-        gossipsub::Behaviour::new(signed, gossipsub::Config::default()).expect("the defaults are good")
+        gossipsub::Behaviour::new(signed, gossipsub::Config::default())
+            .expect("the defaults are good")
     };
     SwarmBuilder::with_new_identity()
         .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .with_tcp(
+            tcp::Config::default(),
+            noise::Config::new,
+            yamux::Config::default,
+        )
         .expect("the keys are good")
         .with_behaviour(|keys| Full {
             stream: libp2p_stream::Behaviour::new(),
@@ -204,7 +231,12 @@ where
     handle.spawn(receive(incoming, setting.is_echo));
     let (orders, mut ordered) = tokio::sync::mpsc::unbounded_channel();
     handle.spawn(async move {
-        let mut desk = Desk { shared, listening: None, connecting: None, dialling: None };
+        let mut desk = Desk {
+            shared,
+            listening: None,
+            connecting: None,
+            dialling: None,
+        };
         loop {
             tokio::select! {
                 event = swarm.select_next_some() => desk.on_event(&mut swarm, event),
@@ -273,27 +305,50 @@ impl Desk {
                 swarm.dial(to(&addr)).expect("it can be dialled");
                 self.connecting = Some(answer);
             }
-            Order::Dial { addr, count, in_flight, done } => {
+            Order::Dial {
+                addr,
+                count,
+                in_flight,
+                done,
+            } => {
                 let open = in_flight.min(count);
                 for _ in 0..open {
                     swarm.dial(to(&addr)).expect("it can be dialled");
                 }
-                self.dialling = Some(Dialling { addr, to_begin: count - open, open, done });
+                self.dialling = Some(Dialling {
+                    addr,
+                    to_begin: count - open,
+                    open,
+                    done,
+                });
             }
         }
     }
 
-    fn on_event<B: NetworkBehaviour>(&mut self, swarm: &mut Swarm<B>, event: SwarmEvent<B::ToSwarm>) {
+    fn on_event<B: NetworkBehaviour>(
+        &mut self,
+        swarm: &mut Swarm<B>,
+        event: SwarmEvent<B::ToSwarm>,
+    ) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 if let Some(answer) = self.listening.take() {
                     answer.send(address).expect("somebody waits");
                 }
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                num_established,
+                ..
+            } => {
                 if num_established.get() == 1 {
                     self.shared.peers.fetch_add(1, Ordering::Relaxed);
-                    self.shared.ids.lock().expect("no task panics").push(peer_id);
+                    self.shared
+                        .ids
+                        .lock()
+                        .expect("no task panics")
+                        .push(peer_id);
                 }
                 if let Some(answer) = self.connecting.take() {
                     answer.send(peer_id).expect("somebody waits");
@@ -312,9 +367,17 @@ impl Desk {
                     }
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established: 0,
+                ..
+            } => {
                 self.shared.peers.fetch_sub(1, Ordering::Relaxed);
-                self.shared.ids.lock().expect("no task panics").retain(|id| *id != peer_id);
+                self.shared
+                    .ids
+                    .lock()
+                    .expect("no task panics")
+                    .retain(|id| *id != peer_id);
             }
             SwarmEvent::OutgoingConnectionError { error, .. } => panic!("{error}"),
             _ => {}
@@ -333,7 +396,11 @@ struct Crowd {
 
 impl Crowd {
     fn add(&mut self) -> &Running {
-        let shared = if self.nodes.is_empty() { self.first.clone() } else { Arc::default() };
+        let shared = if self.nodes.is_empty() {
+            self.first.clone()
+        } else {
+            Arc::default()
+        };
         // Timers and sockets are made within the runtime.
         let _inside = self.handle.enter();
         let running = match self.setting.kind {
@@ -348,7 +415,8 @@ impl Crowd {
     /// Runs a future as a task of the runtime, where sockets are driven too, and waits for it.
     fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
-        self.handle.spawn(async move { done.send(future.await).unwrap_or(()) });
+        self.handle
+            .spawn(async move { done.send(future.await).unwrap_or(()) });
         result.recv().expect("the task ends")
     }
 
@@ -359,7 +427,12 @@ impl Crowd {
         }
         let peer = self.first.ids.lock().expect("no task panics")[0];
         let mut control = self.nodes[0].control.clone();
-        self.run(async move { control.open_stream(peer, PROTOCOL).await.expect("it is accepted") })
+        self.run(async move {
+            control
+                .open_stream(peer, PROTOCOL)
+                .await
+                .expect("it is accepted")
+        })
     }
 }
 
@@ -368,13 +441,19 @@ async fn write(mut stream: Stream, size: usize, count: usize, mode: Mode) -> Str
     if mode == Mode::Packed {
         let mut buffered = BufWriter::with_capacity(WRITE_BUFFER, stream);
         for _ in 0..count {
-            buffered.write_all(&body).await.expect("the other process reads");
+            buffered
+                .write_all(&body)
+                .await
+                .expect("the other process reads");
         }
         buffered.flush().await.expect("the other process reads");
         return buffered.into_inner();
     }
     for _ in 0..count {
-        stream.write_all(&body).await.expect("the other process reads");
+        stream
+            .write_all(&body)
+            .await
+            .expect("the other process reads");
         if mode == Mode::Each {
             stream.flush().await.expect("the other process reads");
         }
@@ -388,9 +467,15 @@ async fn round_trips(mut stream: Stream, size: usize, count: usize) -> (Stream, 
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let start = Instant::now();
-        stream.write_all(&body).await.expect("the other process reads");
+        stream
+            .write_all(&body)
+            .await
+            .expect("the other process reads");
         stream.flush().await.expect("the other process reads");
-        stream.read_exact(&mut body).await.expect("the other process answers");
+        stream
+            .read_exact(&mut body)
+            .await
+            .expect("the other process answers");
         times.push(start.elapsed().as_nanos() as f64 / 1e3);
     }
     (stream, times)
@@ -410,7 +495,10 @@ impl Nodes for Crowd {
             let some = AT_ONCE.min(count - self.nodes.len());
             let (answer, connected) = mpsc::channel();
             for _ in 0..some {
-                let sent = self.add().orders.send(Order::Connect(addr.clone(), answer.clone()));
+                let sent = self
+                    .add()
+                    .orders
+                    .send(Order::Connect(addr.clone(), answer.clone()));
                 sent.expect("its task runs");
             }
             for _ in 0..some {
@@ -441,21 +529,37 @@ impl Nodes for Crowd {
         }
         let (done, is_done) = mpsc::channel();
         let addr = addr.parse().expect("it is an address");
-        let sent = self.nodes[0].orders.send(Order::Dial { addr, count, in_flight, done });
+        let sent = self.nodes[0].orders.send(Order::Dial {
+            addr,
+            count,
+            in_flight,
+            done,
+        });
         sent.expect("its task runs");
         is_done.recv().expect("it listens");
     }
 
     fn broadcast(&mut self, size: usize, count: usize) {
-        let mode = if self.setting.kind == Kind::Tuned { Mode::Packed } else { Mode::Plain };
+        let mode = if self.setting.kind == Kind::Tuned {
+            Mode::Packed
+        } else {
+            Mode::Plain
+        };
         let ids = self.first.ids.lock().expect("no task panics").clone();
         let control = self.nodes[0].control.clone();
         self.run(async move {
             let one = |peer: PeerId| {
                 let mut control = control.clone();
                 tokio::spawn(async move {
-                    let stream = control.open_stream(peer, PROTOCOL).await.expect("it is accepted");
-                    write(stream, size, count, mode).await.close().await.expect("it is open");
+                    let stream = control
+                        .open_stream(peer, PROTOCOL)
+                        .await
+                        .expect("it is accepted");
+                    write(stream, size, count, mode)
+                        .await
+                        .close()
+                        .await
+                        .expect("it is open");
                 })
             };
             let all: Vec<_> = ids.into_iter().map(one).collect();

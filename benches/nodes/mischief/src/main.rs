@@ -51,14 +51,23 @@ struct Crowd {
 
 impl Crowd {
     fn builder(&mut self) -> NodeBuilder {
-        let start = || Runtime::builder().cores(1).start().expect("a thread can be started");
+        let start = || {
+            Runtime::builder()
+                .cores(1)
+                .start()
+                .expect("a thread can be started")
+        };
         let runtime = self.runtime.get_or_insert_with(start);
         let builder = Node::builder()
             .ephemeral()
             .protocol("bench", "1")
             .callbacks(Callbacks::Inline)
             .runtime(&runtime.handle());
-        if self.is_aes { builder } else { builder.aes_hardware(false) }
+        if self.is_aes {
+            builder
+        } else {
+            builder.aes_hardware(false)
+        }
     }
 
     fn receive(&self, node: &Node) {
@@ -73,7 +82,9 @@ impl Crowd {
                 let node = echoing.upgrade().expect("it runs");
                 node.outgoing(peer).expect("it is connected")
             };
-            back.get_or_init(find).send_bytes(bytes).expect("there is room");
+            back.get_or_init(find)
+                .send_bytes(bytes)
+                .expect("there is room");
         });
     }
 
@@ -91,7 +102,10 @@ fn limits() -> Limits {
     let mut limits = Limits::default();
     let places = &mut limits.admission;
     (places.sockets_max, places.handshakes_max) = (128, 64);
-    (places.handshakes_per_address_max, places.handshakes_per_prefix_max) = (64, 64);
+    (
+        places.handshakes_per_address_max,
+        places.handshakes_per_prefix_max,
+    ) = (64, 64);
     (places.rate_per_second, places.rate_burst) = (1_000_000, 1_000_000);
     limits
 }
@@ -100,13 +114,19 @@ fn limits() -> Limits {
 fn queue(outgoing: &Outgoing, body: &[u8]) {
     while let Err(error) = outgoing.send_bytes(body) {
         assert_eq!(error, SendError::Full);
-        outgoing.wait_for_room(LONG).expect("the other process reads");
+        outgoing
+            .wait_for_room(LONG)
+            .expect("the other process reads");
     }
 }
 
 impl Nodes for Crowd {
     fn listen(&mut self) -> String {
-        let builder = self.builder().listen("127.0.0.1:0").max_peers(20_000).limits(limits());
+        let builder = self
+            .builder()
+            .listen("127.0.0.1:0")
+            .max_peers(20_000)
+            .limits(limits());
         let node = builder.start().expect("loopback can be listened on");
         self.receive(&node);
         let addr = node.listen_addrs()[0].to_string();
@@ -124,7 +144,10 @@ impl Nodes for Crowd {
                 }
                 self.nodes.push(node);
             }
-            let connecting: Vec<_> = self.nodes[first..].iter().map(|node| node.connect(addr)).collect();
+            let connecting: Vec<_> = self.nodes[first..]
+                .iter()
+                .map(|node| node.connect(addr))
+                .collect();
             for answer in connecting {
                 answer.wait_for(LONG).expect("it listens and has room");
             }
@@ -141,16 +164,24 @@ impl Nodes for Crowd {
         for _ in 0..count {
             queue(outgoing, &body);
             if mode == Mode::Each {
-                outgoing.flush().wait_for(LONG).expect("the other process reads");
+                outgoing
+                    .flush()
+                    .wait_for(LONG)
+                    .expect("the other process reads");
             }
         }
-        outgoing.flush().wait_for(LONG).expect("the other process reads");
+        outgoing
+            .flush()
+            .wait_for(LONG)
+            .expect("the other process reads");
     }
 
     fn ask(&mut self, size: usize, count: usize) -> Vec<f64> {
         let outgoing = self.outgoing().clone();
         let node = self.nodes.last().expect("it is connected");
-        let asking = self.asking.get_or_insert_with(|| Asking::new(node, &outgoing));
+        let asking = self
+            .asking
+            .get_or_insert_with(|| Asking::new(node, &outgoing));
         asking.orders.send(count).expect("the callback lives");
         outgoing.send_bytes(&vec![7; size]).expect("there is room");
         asking.times.recv_timeout(LONG).expect("answers come")
@@ -176,7 +207,10 @@ impl Nodes for Crowd {
             }
         }
         for outgoing in &all {
-            outgoing.flush().wait_for(LONG).expect("the other process reads");
+            outgoing
+                .flush()
+                .wait_for(LONG)
+                .expect("the other process reads");
         }
     }
 }
@@ -198,14 +232,20 @@ impl Asking {
     fn new(node: &Node, outgoing: &Outgoing) -> Asking {
         let (orders, ordered) = mpsc::channel();
         let (done, times) = mpsc::channel();
-        let round = Mutex::new(Round { ordered, left: 0, sent: None, times: Vec::new() });
+        let round = Mutex::new(Round {
+            ordered,
+            left: 0,
+            sent: None,
+            times: Vec::new(),
+        });
         let again = outgoing.clone();
         node.on_bytes(move |_, bytes| {
             let mut round = round.lock().expect("no callback panics");
             if round.answered() {
                 again.send_bytes(bytes).expect("there is room");
             } else {
-                done.send(std::mem::take(&mut round.times)).expect("the main thread waits");
+                done.send(std::mem::take(&mut round.times))
+                    .expect("the main thread waits");
             }
         });
         Asking { orders, times }
