@@ -184,7 +184,7 @@ impl ConfigMaker {
             identity,
             static_secret,
             protocol: ProtocolHash::new(name, version).ok_or(StartError::BadProtocol)?,
-            reassembly: ByteBudget::new(settings.limits.reassembly_bytes_max),
+            reassembly: ByteBudget::within(handle.memory(), settings.limits.reassembly_bytes_max),
             // What a simulation does must not depend on the machine it runs on.
             aes_hardware: settings
                 .aes_hardware

@@ -164,6 +164,7 @@ impl Drop for Check {
         if !std::thread::panicking() {
             let memory = self.hub.handle.memory();
             assert_eq!(memory.used_for(MemoryKind::Payloads), 0);
+            assert_eq!(memory.used_for(MemoryKind::Queues), 0);
         }
     }
 }
