@@ -33,9 +33,12 @@ static ALLOCATOR: Counting = Counting;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A name for `--part`, and what it does.
+type Part = (&'static str, fn(&Bench));
+
 fn main() {
     let bench = Bench::comparing("actors");
-    let parts: [(&str, fn(&Bench)); 6] = [
+    let parts: [Part; 6] = [
         ("rivals", beside_rivals),
         ("messages", messages),
         ("between", across_cores),

@@ -121,7 +121,7 @@ fn crowds(bench: &Bench, kinds: &[Kind]) {
     let mut runs: Vec<Vec<Run>> = kinds.iter().map(|_| Vec::new()).collect();
     for run in 0..bench.runs().min(3) {
         for turn in 0..kinds.len() {
-            let place = if run % 2 == 0 {
+            let place = if run.is_multiple_of(2) {
                 turn
             } else {
                 kinds.len() - 1 - turn

@@ -24,6 +24,9 @@ const ALL: [Kind; 4] = [
 const PEERS: usize = 50;
 const IN_FLIGHT: usize = 16;
 
+/// A name for `--part`, and what it does.
+type Part = (&'static str, fn(&Bench));
+
 fn main() {
     let bench = Bench::comparing("transport");
     raise_open_files();
@@ -36,7 +39,7 @@ fn main() {
         assert!(bench.is_tiny(), "the nodes have to be built first");
         return;
     }
-    let parts: [(&str, fn(&Bench)); 4] = [
+    let parts: [Part; 4] = [
         ("throughput", throughput),
         ("rtt", round_trips),
         ("handshakes", handshakes),
@@ -266,7 +269,7 @@ fn round_trips(bench: &Bench) {
         let mut quantiles: Vec<Vec<Vec<f64>>> = vec![Vec::new(); sessions.len()];
         for run in 0..=bench.runs() {
             for turn in 0..sessions.len() {
-                let place = if run % 2 == 0 {
+                let place = if run.is_multiple_of(2) {
                     turn
                 } else {
                     sessions.len() - 1 - turn

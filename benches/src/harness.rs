@@ -184,7 +184,7 @@ impl Bench {
         let first = self.compared.replace(self.compared.get() + 1);
         for run in 0..self.runs() {
             for turn in 0..contenders.len() {
-                let is_forward = (run + first) % 2 == 0;
+                let is_forward = (run + first).is_multiple_of(2);
                 let place = if is_forward {
                     turn
                 } else {

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 400.0;
 const LEFT: f64 = 78.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 44.0;
 const TOP: f64 = 70.0;
 const BOTTOM: f64 = 52.0;
 
@@ -108,7 +108,8 @@ pub fn draw(title: &str, x: &Axis<'_>, y: &Axis<'_>, lines: &[Line]) -> String {
         y.title
     ));
     let mut legend = LEFT;
-    for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+    let coloured = lines.iter().zip(COLOURS.iter().cycle());
+    for (line, colour) in coloured.filter(|(line, _)| !line.points.is_empty()) {
         let dashes = if line.is_dashed {
             " stroke-dasharray=\"6 4\""
         } else {
@@ -162,6 +163,6 @@ mod tests {
         };
         let svg = draw("memory", &axis, &axis, &[line]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
-        assert!(svg.contains("M78.0 209.0L704.0 209.0"), "{svg}");
+        assert!(svg.contains("M78.0 209.0L716.0 209.0"), "{svg}");
     }
 }

@@ -620,8 +620,8 @@ fn throughput_plot(results: &Results) -> String {
         line("mischief", "mischief", false),
         line("libp2p default", "libp2p-default", false),
         line("libp2p tuned", "libp2p-tuned", false),
-        line("raw TCP, a write each", "raw-tcp", true),
-        line("raw TCP and cipher", "bound", true),
+        line("raw TCP", "raw-tcp", true),
+        line("TCP and cipher", "bound", true),
     ];
     let x = Axis {
         title: "size of a message",
@@ -691,6 +691,7 @@ fn latency_plot(results: &Results) -> String {
             (100.0, "100"),
             (300.0, "300"),
             (1000.0, "1,000"),
+            (10_000.0, "10,000"),
         ]),
         is_logarithmic: true,
     };
