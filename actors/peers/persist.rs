@@ -97,9 +97,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
         !self.saving.is_on || self.saving.saved >= change
     }
 
-    /// Whether something is being written, or has to be.
-    pub fn has_unsaved(&self) -> bool {
-        self.saving.writing.is_some() || self.saving.at.is_some()
+    /// Whether something is being written.
+    pub fn is_saving(&self) -> bool {
+        self.saving.writing.is_some()
     }
 
     /// Notes who is connected, before they are disconnected for the node's own end.

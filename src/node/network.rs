@@ -47,7 +47,7 @@ impl NodeBuilder {
         self
     }
 
-    /// How lost peers are dialled again. Without this after up to a second, and then ever more slowly for a day;
+    /// How lost peers are dialled again. Without this after up to five seconds, and then ever more slowly for a day;
     /// [`ReconnectPolicy::off`] leaves that to the program.
     pub fn reconnect(mut self, policy: ReconnectPolicy) -> NodeBuilder {
         self.network().reconnect = policy;

@@ -157,7 +157,7 @@ impl PeersActor {
     /// Answers whoever closes the node once all is written, or cannot be.
     pub(super) fn finish_closing(&mut self) {
         let is_written =
-            self.shelf.is_none() || self.is_last_save_over && !self.network.has_unsaved();
+            self.shelf.is_none() || self.is_last_save_over && !self.network.is_saving();
         if is_written && let Some(reply) = self.closing.take() {
             reply.send(());
         }
