@@ -116,8 +116,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
         if self.settings.outbound_target == 0 || self.is_stopping || self.book.is_empty() {
             return;
         }
-        if self.outreach.look_at.is_none() && self.lacks_peers() {
-            self.outreach.look_at = Some(now + self.chance.up_to(LOOK_INTERVAL));
+        if self.lacks_peers() {
+            let at = now + self.chance.up_to(LOOK_INTERVAL);
+            let earlier = self.outreach.look_at.filter(|other| *other < at);
+            self.outreach.look_at = Some(earlier.unwrap_or(at));
         }
         if self.outreach.feel_at.is_none() {
             self.outreach.feel_at = Some(now + self.chance.up_to(FEELER_INTERVAL));
@@ -205,10 +207,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
 
     /// The machine may be somewhere else now.
     pub(super) fn hurry_outreach(&mut self, now: Instant) {
-        for at in [&mut self.outreach.look_at, &mut self.outreach.ask_at] {
-            if let Some(at) = at {
-                *at = (*at).min(now + LOOK_INTERVAL);
-            }
+        let timers = [&mut self.outreach.look_at, &mut self.outreach.ask_at];
+        for at in timers.into_iter().flatten() {
+            *at = (*at).min(now + LOOK_INTERVAL);
         }
     }
 

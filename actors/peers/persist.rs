@@ -6,7 +6,7 @@ use std::time::Duration;
 use mischief_reactor::{Instant, WallTime};
 
 use super::PeerId;
-use super::book::seconds;
+use super::book::{Past, seconds};
 use super::message::Direction;
 use super::network::Network;
 use super::store::{CURRENT_MAX, FileKind, Stored, StoredPeer};
@@ -172,21 +172,16 @@ impl<C: Copy + Ord + Debug> Network<C> {
         };
         if self.settings.keeps_book {
             for peer in stored.peers {
-                let StoredPeer {
-                    peer,
-                    endpoint,
-                    source,
-                    heard_at,
-                    reached_at,
-                    is_met,
-                    failures,
-                    record,
-                } = peer;
-                let heard_at = second - age(heard_at);
-                let reached_at = reached_at.map(|at| second - age(at));
-                self.book.restore(
-                    peer, endpoint, source, heard_at, reached_at, is_met, failures, record,
-                );
+                let past = Past {
+                    endpoint: peer.endpoint,
+                    source: peer.source,
+                    heard_at: second - age(peer.heard_at),
+                    reached_at: peer.reached_at.map(|at| second - age(at)),
+                    is_met: peer.is_met,
+                    failures: peer.failures,
+                    record: peer.record,
+                };
+                self.book.restore(peer.peer, past);
             }
         }
         for (target, until) in stored.bans {

@@ -12,12 +12,11 @@ use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY
 use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
-use parking_lot::Mutex;
 
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
-use super::network::{self, NetworkOptions};
+use super::network::{self, NetworkOptions, SharedDataDir};
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -312,7 +311,7 @@ fn open_identity(
     settings: &mut Settings,
     handle: &Handle,
     random: &mut dyn Random,
-) -> Result<(Identity, Option<Arc<Mutex<DataDir>>>), StartError> {
+) -> Result<(Identity, Option<SharedDataDir>), StartError> {
     let directory = match &settings.data_dir {
         None => None,
         Some(path) => {
@@ -329,7 +328,7 @@ fn open_identity(
         }
         (None, None) => Identity::generate(random),
     };
-    let directory = directory.map(|directory| Arc::new(Mutex::new(directory)));
+    let directory = directory.map(network::share);
     Ok((identity, directory))
 }
 

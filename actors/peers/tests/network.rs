@@ -399,7 +399,7 @@ fn a_changed_network_hurries_the_lost_and_a_day_asleep_forgets_nobody() {
         let dial = node.next_dial();
         node.fail(dial, AttemptFailure::Unreachable);
     }
-    node.now = node.now + Duration::from_secs(24 * 3600);
+    node.now += Duration::from_secs(24 * 3600);
     node.network.handle_network_change(node.now);
     node.drain();
     let dial = node.next_dial();
@@ -511,7 +511,7 @@ fn one_group_cannot_keep_others_out() {
             SocketAddr::from(([66, 6, n, 1], 40_000)),
             Claims::default(),
         );
-        node.now = node.now + SECOND;
+        node.now += SECOND;
     }
     for n in 11..=14 {
         let connection = node.inbound(n);
