@@ -573,6 +573,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
                     self.book.fail(now, &peer);
                 }
                 if let Some(attempts) = given_up {
+                    self.names.remove(&peer);
                     let why = GaveUp::NotReached { attempts };
                     self.notices.push_back(Notice::GaveUp { peer, why });
                 }
