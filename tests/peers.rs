@@ -1,6 +1,5 @@
 //! Lost, banned, protected and known peers through the binary: what a program sees, and what is there after `kill -9`.
 
-#[allow(dead_code)]
 mod process;
 
 use process::{Program, TempDir};

@@ -158,6 +158,10 @@ pub struct Figures {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of application messages that the peer takes at this moment.
+    pub credit: usize,
+    /// The largest body of a message that the peer takes, in bytes.
+    pub message_max: u32,
 }
 
 /// How a dial's winner is doing, for its dialler.
@@ -924,6 +928,8 @@ impl ConnectionActor {
             messages_out: self.machine.tally(Tally::MessagesOut),
             queued: self.machine.queued_bytes()
                 + self.unqueued().map_or(0, |encoded| encoded.len()),
+            credit: self.machine.credit(),
+            message_max: self.machine.peer_message_max(),
         }
     }
 }

@@ -14,8 +14,8 @@ use mischief_reactor::{
 
 use super::{
     Answer, Claims, ConnectError, DialId, EXCHANGE_CHANNEL, Introduction, Network, NetworkSettings,
-    NotConnected, Notice, Order, PeerId, PeerRecord, Peers, PeersEvent, ReconnectPolicy, RequestId,
-    Standing, Stored, Traffic,
+    NotConnected, Notice, Order, PeerId, PeerRecord, Peers, PeersEvent, Program, ReconnectPolicy,
+    RequestId, Standing, Stored, Traffic,
 };
 use crate::connection::{
     CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
@@ -243,6 +243,10 @@ impl PeersActor {
         let claims = Claims {
             listen: authenticated.about.listen,
             observed: authenticated.about.observed,
+            program: Program {
+                agent: authenticated.about.agent.into(),
+                features: authenticated.about.features,
+            },
         };
         let introduction = Introduction {
             peer: authenticated.peer,
@@ -478,6 +482,8 @@ fn traffic(figures: &Figures) -> Traffic {
         rtt: figures.rtt.map(|rtt| rtt.smoothed),
         rtt_jitter: figures.rtt.map(|rtt| rtt.jitter),
         queued: figures.queued,
+        credit: figures.credit,
+        message_max: figures.message_max,
         bytes_in: figures.bytes_in,
         bytes_out: figures.bytes_out,
         messages_in: figures.messages_in,

@@ -40,17 +40,18 @@ pub enum Waits {
 const ATTEMPTS_BEFORE_FORGETTING: u32 = 20;
 
 impl Default for ReconnectPolicy {
-    /// 1 s, doubled up to 300 s, for a day.
+    /// 5 s, doubled up to 300 s, for a day. A hub that restarts is lost by all its peers in the same moment, so a shorter
+    /// first bound would bring a thousand of them back within a second.
     fn default() -> ReconnectPolicy {
         ReconnectPolicy {
             is_on: true,
             attempts_max: None,
             waits: Waits::Doubling {
-                first: Duration::from_secs(1),
+                first: Duration::from_secs(5),
                 max: Duration::from_secs(300),
             },
             stable_after: Duration::from_secs(60),
-            first_after_stable: Duration::from_secs(1),
+            first_after_stable: Duration::from_secs(5),
             forget_after: Duration::from_secs(24 * 60 * 60),
         }
     }
@@ -72,6 +73,7 @@ impl ReconnectPolicy {
         ReconnectPolicy {
             attempts_max: Some(3),
             waits: Waits::Steps(steps),
+            first_after_stable: Duration::from_secs(1),
             ..ReconnectPolicy::default()
         }
     }
@@ -115,7 +117,7 @@ mod tests {
         let policy = ReconnectPolicy::default();
         assert_eq!(
             bounds(policy, 11),
-            [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+            [5, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
         );
         assert_eq!(policy.bound(u32::MAX, false), Duration::from_secs(300));
     }

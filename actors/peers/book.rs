@@ -94,6 +94,18 @@ impl Known {
     }
 }
 
+/// What an earlier run knew of a peer. The members mean what they mean in [`Known`].
+#[derive(Clone, Debug)]
+pub(super) struct Past {
+    pub(super) endpoint: Endpoint,
+    pub(super) source: Group,
+    pub(super) heard_at: i64,
+    pub(super) reached_at: Option<i64>,
+    pub(super) is_met: bool,
+    pub(super) failures: u8,
+    pub(super) record: Option<SignedRecord>,
+}
+
 /// An entry of the book, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BookEntry {
@@ -259,15 +271,14 @@ impl Book {
         is_wanted: impl Fn(&PeerId, &Known) -> bool,
     ) -> Option<(PeerId, Endpoint)> {
         let prefers_tried = chance.below(2) == 0;
-        let picked = match prefers_tried {
+        match prefers_tried {
             true => self
                 .pick_tried(now, chance, &is_wanted)
                 .or_else(|| self.pick_new(now, chance, &is_wanted)),
             false => self
                 .pick_new(now, chance, &is_wanted)
                 .or_else(|| self.pick_tried(now, chance, &is_wanted)),
-        };
-        picked
+        }
     }
 
     fn pick_tried(
@@ -349,40 +360,37 @@ impl Book {
     }
 
     /// Puts back what an earlier run knew. Where two want one place, the first keeps it.
-    pub(super) fn restore(
-        &mut self,
-        peer: PeerId,
-        endpoint: Endpoint,
-        source: Group,
-        heard_at: i64,
-        reached_at: Option<i64>,
-        is_met: bool,
-        failures: u8,
-        record: Option<SignedRecord>,
-    ) {
-        let group = group_of(&endpoint);
+    pub(super) fn restore(&mut self, peer: PeerId, past: Past) {
+        let group = group_of(&past.endpoint);
         let tried = self.tried_place(&peer, group);
-        let place = match reached_at {
+        let place = match past.reached_at {
             Some(_) if !self.places.contains_key(&tried) => tried,
-            _ => self.new_place(&peer, group, source),
+            _ => self.new_place(&peer, group, past.source),
         };
         if self.places.contains_key(&place) || self.known.contains_key(&peer) {
             return;
         }
-        self.put(
-            peer,
-            Known {
-                endpoint,
-                source,
-                heard_at,
-                reached_at,
-                is_met,
-                failures,
-                failed_at: None,
-                record,
-                place,
-            },
-        );
+        let Past {
+            endpoint,
+            source,
+            heard_at,
+            reached_at,
+            is_met,
+            failures,
+            record,
+        } = past;
+        let known = Known {
+            endpoint,
+            source,
+            heard_at,
+            reached_at,
+            is_met,
+            failures,
+            failed_at: None,
+            record,
+            place,
+        };
+        self.put(peer, known);
     }
 
     /// One address is one peer's, and one machine is not many.

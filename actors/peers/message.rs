@@ -214,6 +214,10 @@ pub struct Traffic {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of application messages that the peer takes at this moment.
+    pub credit: usize,
+    /// The largest body of a message that the peer takes, in bytes.
+    pub message_max: u32,
 }
 
 /// Everything about one connected peer.

@@ -131,7 +131,7 @@ pub use message::{
     RequestId, Traffic,
 };
 pub use network::{Network, NetworkSettings};
-pub use notice::{Claims, Found, Notice, Standing};
+pub use notice::{Claims, Found, Notice, Program, Standing};
 pub use observed::OBSERVERS_MIN;
 pub use pace::DIALS_PER_SECOND_MAX;
 pub use persist::Save;

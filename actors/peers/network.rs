@@ -23,7 +23,7 @@ use super::machine::Peers;
 use super::message::{
     Answer, DialId, Direction, Introduction, Order, PeerRef, PeersEvent, RequestId,
 };
-use super::notice::{Claims, Found, Notice, Standing};
+use super::notice::{Claims, Found, Notice, Program, Standing};
 use super::observed::Observed;
 use super::outreach::Outreach;
 use super::pace::Pace;
@@ -37,6 +37,8 @@ use crate::identity::Identity;
 const OWN_REQUESTS: u64 = 1 << 63;
 /// Peers whose host name is remembered, to look it up again when they are lost.
 const NAMES_MAX: usize = 1024;
+/// Peers that run something else, and of which that is remembered. Of more it is taken that they run what this node runs.
+const PROGRAMS_MAX: usize = 1024;
 /// Connections that are not decided about, and of which is known what their hello said.
 const CLAIMS_MAX: usize = 1024;
 /// How a node keeps itself connected.
@@ -54,6 +56,8 @@ pub struct NetworkSettings {
     pub keeps_book: bool,
     /// Whether what is known outlives the node.
     pub is_kept: bool,
+    /// What this node says that it runs. Nearly all peers run the same, so that only others are remembered.
+    pub program: Program,
 }
 
 /// Why this machine asked for a connection.
@@ -98,7 +102,9 @@ pub struct Network<C> {
     pub(super) purposes: BTreeMap<RequestId, (Purpose, Endpoint)>,
     next_request: u64,
     /// Connected peers that came neither by themselves nor because a user asked.
-    found: BTreeMap<PeerId, Found>,
+    pub(super) found: BTreeMap<PeerId, Found>,
+    /// Connected peers that run something else than this node.
+    programs: BTreeMap<PeerId, Program>,
     claims: BTreeMap<C, Claims>,
     pub(super) twice: BTreeMap<PeerId, Twice>,
     events: VecDeque<PeersEvent>,
@@ -135,6 +141,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
             purposes: BTreeMap::new(),
             next_request: OWN_REQUESTS,
             found: BTreeMap::new(),
+            programs: BTreeMap::new(),
             claims: BTreeMap::new(),
             twice: BTreeMap::new(),
             events: VecDeque::new(),
@@ -253,6 +260,11 @@ impl<C: Copy + Ord + Debug> Network<C> {
             found: self.found.get(&record.id).copied().unwrap_or(by_direction),
             is_protected: self.peers.protected.contains(&record.id),
             dialable: self.dialable(&record.id, record.addr, record.direction),
+            program: self
+                .programs
+                .get(&record.id)
+                .unwrap_or(&self.settings.program)
+                .clone(),
         })
     }
 
@@ -362,14 +374,12 @@ impl<C: Copy + Ord + Debug> Network<C> {
     /// When to call [`Network::handle_timeout`]; `None` when there is nothing to wait for.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let [due, proving] = self.queue.deadlines();
+        // A dial that ends brings us back.
+        let dials = [due, self.outreach_deadline()].map(|at| at.filter(|_| self.may_dial_more()));
+        let [due, outreach] = dials.map(|at| Some(self.pace.next(now).max(at?)));
         let own = match self.is_stopping {
             true => [None; 4],
-            false => [
-                due.map(|due| self.pace.next(now).max(due)),
-                proving,
-                self.bans.deadline(),
-                self.outreach_deadline(now),
-            ],
+            false => [due, proving, self.bans.deadline(), outreach],
         };
         let others = [self.peers.poll_timeout(), self.saving.deadline()];
         own.into_iter().chain(others).flatten().min()
@@ -395,9 +405,14 @@ impl<C: Copy + Ord + Debug> Network<C> {
                 ..
             } => {
                 let connected_for = now.saturating_duration_since(*since);
-                self.found.remove(id);
+                let found = self.found.remove(id);
+                self.programs.remove(id);
                 self.exchange.disconnected(id);
-                self.on_disconnected(now, *id, *addr, *direction, connected_for, *reason);
+                // Those of the book are as good as others of the book, which are looked for instead.
+                let is_replaceable =
+                    found == Some(Found::Book) && self.settings.outbound_target > 0;
+                let reason = (*reason, is_replaceable);
+                self.on_disconnected(now, *id, *addr, *direction, connected_for, reason);
             }
             PeersEvent::SeenTwice { id, addr, other } => {
                 self.note_twice(now, *id, *addr, Some(*other));
@@ -434,6 +449,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
             }
             self.saving.mark(now, SAVE_DELAY);
         }
+        if claims.program != self.settings.program && self.programs.len() < PROGRAMS_MAX {
+            self.programs.insert(id, claims.program.clone());
+        }
         if let Some(seen) = claims.observed {
             self.on_observed(addr, seen);
         }
@@ -449,7 +467,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
         addr: SocketAddr,
         direction: Direction,
         connected_for: Duration,
-        reason: DisconnectReason,
+        (reason, is_replaceable): (DisconnectReason, bool),
     ) {
         if self.is_stopping {
             return;
@@ -460,7 +478,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
         let policy = self.settings.reconnect;
         let is_wanted = policy.is_on
             && is_worth_another_try(reason)
-            && (direction == Direction::Outbound || is_protected)
+            && (direction == Direction::Outbound && !is_replaceable || is_protected)
             && self.bans.admits(&id, addr.ip());
         let endpoint = self.dialable(&id, addr, direction);
         let Some(endpoint) = endpoint.filter(|_| is_wanted) else {
@@ -555,6 +573,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
                     self.book.fail(now, &peer);
                 }
                 if let Some(attempts) = given_up {
+                    self.names.remove(&peer);
                     let why = GaveUp::NotReached { attempts };
                     self.notices.push_back(Notice::GaveUp { peer, why });
                 }
@@ -568,11 +587,7 @@ impl<C: Copy + Ord + Debug> Network<C> {
 
     /// Begins the next dial of this machine's own, if there is one and it may begin now.
     fn dial_next(&mut self, now: Instant) -> bool {
-        if self.is_stopping || self.pace.next(now) > now {
-            return false;
-        }
-        if self.peers.dials() >= self.peers.limits.dials_max as usize {
-            // A dial that ends brings us back here.
+        if self.is_stopping || self.pace.next(now) > now || !self.may_dial_more() {
             return false;
         }
         let Some((peer, endpoint)) = self.queue.take_due(now) else {
@@ -584,6 +599,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
             self.dial(now, Purpose::Reconnect(peer), endpoint);
         }
         true
+    }
+
+    fn may_dial_more(&self) -> bool {
+        self.peers.dials() < self.peers.limits.dials_max as usize
     }
 
     pub(super) fn dial(&mut self, now: Instant, purpose: Purpose, endpoint: Endpoint) {

@@ -145,6 +145,17 @@ pub struct Claims {
     pub listen: Vec<SocketAddr>,
     /// Where it sees us.
     pub observed: Option<SocketAddr>,
+    /// What it runs.
+    pub program: Program,
+}
+
+/// What a peer runs, as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// Its program and the version of it.
+    pub agent: Box<str>,
+    /// Its feature bits.
+    pub features: u64,
 }
 
 /// What this node knows of a peer besides its connection.
@@ -156,4 +167,6 @@ pub struct Standing {
     pub is_protected: bool,
     /// Where it can be dialled, as far as is known.
     pub dialable: Option<Endpoint>,
+    /// What it runs.
+    pub program: Program,
 }

@@ -14,13 +14,16 @@ use super::error::ConnectError;
 use super::exchange::{EXCHANGE_INTERVAL, ExchangeMessage, RECORDS_PER_ANSWER_MAX};
 use super::message::Direction;
 use super::network::{Network, Purpose, SAVE_DELAY};
-use super::notice::{Claims, Notice};
+use super::notice::{Claims, Found, Notice};
 use super::record::SignedRecord;
 use super::subnet::{Group, Subnet, is_dialable, is_private, site_of};
 use crate::connection::{Endpoint, RefusedReason};
 
 /// Outbound peers of one group of addresses that are chosen from the book. Groups are cheap for nobody.
 const PER_GROUP_MAX: usize = 2;
+/// Of the peers that were chosen from the book, one part in so many at most is known from one group of tellers: who lies
+/// is not to choose for us.
+const PART_PER_SOURCE: u32 = 4;
 /// Dials to addresses of one /24 or /48 that others have told of, within [`SITE_WINDOW`]. Who tells of a victim's addresses does
 /// not make this node a weapon.
 const PER_SITE_MAX: u32 = 2;
@@ -113,8 +116,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
         if self.settings.outbound_target == 0 || self.is_stopping || self.book.is_empty() {
             return;
         }
-        if self.outreach.look_at.is_none() && self.lacks_peers() {
-            self.outreach.look_at = Some(now + self.chance.up_to(LOOK_INTERVAL));
+        if self.lacks_peers() {
+            let at = now + self.chance.up_to(LOOK_INTERVAL);
+            let earlier = self.outreach.look_at.filter(|other| *other < at);
+            self.outreach.look_at = Some(earlier.unwrap_or(at));
         }
         if self.outreach.feel_at.is_none() {
             self.outreach.feel_at = Some(now + self.chance.up_to(FEELER_INTERVAL));
@@ -202,19 +207,21 @@ impl<C: Copy + Ord + Debug> Network<C> {
 
     /// The machine may be somewhere else now.
     pub(super) fn hurry_outreach(&mut self, now: Instant) {
-        for at in [&mut self.outreach.look_at, &mut self.outreach.ask_at] {
-            if let Some(at) = at {
-                *at = (*at).min(now + LOOK_INTERVAL);
-            }
+        let timers = [&mut self.outreach.look_at, &mut self.outreach.ask_at];
+        for at in timers.into_iter().flatten() {
+            *at = (*at).min(now + LOOK_INTERVAL);
         }
     }
 
     /// When [`Network::reach_out`] has something to do.
-    pub(super) fn outreach_deadline(&self, now: Instant) -> Option<Instant> {
-        let soonest = |at: Instant| self.pace.next(now).max(at);
-        let dials = [self.outreach.look_at, self.outreach.feel_at];
-        let dials = dials.into_iter().flatten().map(soonest);
-        dials.chain(self.outreach.ask_at).min()
+    pub(super) fn outreach_deadline(&self) -> Option<Instant> {
+        let Outreach {
+            look_at,
+            feel_at,
+            ask_at,
+            ..
+        } = self.outreach;
+        [look_at, feel_at, ask_at].into_iter().flatten().min()
     }
 
     /// Does one thing that is due. `false` if nothing is.
@@ -268,11 +275,17 @@ impl<C: Copy + Ord + Debug> Network<C> {
     /// Somebody of the book who may be dialled now.
     fn choose(&mut self, now: Instant, is_feeler: bool) -> Option<(PeerId, Endpoint)> {
         let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
+        let mut sources: BTreeMap<Group, u32> = BTreeMap::new();
         for place in self.peers.table.read().places() {
             if place.direction == Direction::Outbound {
                 *groups.entry(Group::of(place.addr.ip())).or_default() += 1;
             }
+            let known = self.book.get(&place.id);
+            if let Some(known) = known.filter(|_| self.found.get(&place.id) == Some(&Found::Book)) {
+                *sources.entry(known.source).or_default() += 1;
+            }
         }
+        let per_source = (self.settings.outbound_target / PART_PER_SOURCE).max(1);
         for (_, endpoint) in self.purposes.values() {
             if let Endpoint::Address(addr) = endpoint {
                 *groups.entry(Group::of(addr.ip())).or_default() += 1;
@@ -294,7 +307,10 @@ impl<C: Copy + Ord + Debug> Network<C> {
             // Many nodes on one machine, or on one network without an outside, are usual.
             let is_diverse = in_group < PER_GROUP_MAX || is_private(addr.ip());
             let is_told_only = known.reached_at.is_none();
+            let of_source = sources.get(&known.source).copied().unwrap_or(0);
+            let is_independent = of_source < per_source || known.source.is_private();
             !is_taken
+                && is_independent
                 && self.bans.admits(peer, addr.ip())
                 && is_diverse
                 && !self.is_own(addr)

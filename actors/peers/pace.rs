@@ -49,7 +49,7 @@ mod tests {
         let mut now = Instant::ZERO + Duration::from_secs(100);
         let mut taken = Vec::new();
         for step in 0..10_000u64 {
-            now = now + Duration::from_millis(step * 37 % 90);
+            now += Duration::from_millis(step * 37 % 90);
             if pace.take(now) {
                 taken.push(now);
             }

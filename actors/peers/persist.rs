@@ -6,7 +6,7 @@ use std::time::Duration;
 use mischief_reactor::{Instant, WallTime};
 
 use super::PeerId;
-use super::book::seconds;
+use super::book::{Past, seconds};
 use super::message::Direction;
 use super::network::Network;
 use super::store::{CURRENT_MAX, FileKind, Stored, StoredPeer};
@@ -97,9 +97,9 @@ impl<C: Copy + Ord + Debug> Network<C> {
         !self.saving.is_on || self.saving.saved >= change
     }
 
-    /// Whether something is being written, or has to be.
-    pub fn has_unsaved(&self) -> bool {
-        self.saving.writing.is_some() || self.saving.at.is_some()
+    /// Whether something is being written.
+    pub fn is_saving(&self) -> bool {
+        self.saving.writing.is_some()
     }
 
     /// Notes who is connected, before they are disconnected for the node's own end.
@@ -172,21 +172,16 @@ impl<C: Copy + Ord + Debug> Network<C> {
         };
         if self.settings.keeps_book {
             for peer in stored.peers {
-                let StoredPeer {
-                    peer,
-                    endpoint,
-                    source,
-                    heard_at,
-                    reached_at,
-                    is_met,
-                    failures,
-                    record,
-                } = peer;
-                let heard_at = second - age(heard_at);
-                let reached_at = reached_at.map(|at| second - age(at));
-                self.book.restore(
-                    peer, endpoint, source, heard_at, reached_at, is_met, failures, record,
-                );
+                let past = Past {
+                    endpoint: peer.endpoint,
+                    source: peer.source,
+                    heard_at: second - age(peer.heard_at),
+                    reached_at: peer.reached_at.map(|at| second - age(at)),
+                    is_met: peer.is_met,
+                    failures: peer.failures,
+                    record: peer.record,
+                };
+                self.book.restore(peer.peer, past);
             }
         }
         for (target, until) in stored.bans {

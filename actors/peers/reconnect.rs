@@ -318,6 +318,7 @@ impl ReconnectQueue {
 mod tests {
     use super::*;
     use crate::connection::parse_addr;
+    use crate::peers::Waits;
 
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(1000 + seconds)
@@ -420,7 +421,13 @@ mod tests {
 
     #[test]
     fn waits_are_spread_evenly_and_not_alike() {
-        let mut queue = Queue::new(ReconnectPolicy::default());
+        let mut queue = Queue::new(ReconnectPolicy {
+            waits: Waits::Doubling {
+                first: Duration::from_secs(1),
+                max: Duration::from_secs(300),
+            },
+            ..ReconnectPolicy::default()
+        });
         for n in 0..1000 {
             queue.lose(at(0), n, 5);
             queue.queue.take_due(at(2));

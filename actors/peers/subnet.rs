@@ -125,6 +125,11 @@ impl Group {
         Group(bits_of(ip) & mask(length))
     }
 
+    /// Whether it is an address of a private network, or this machine.
+    pub(super) fn is_private(self) -> bool {
+        is_private(Ipv6Addr::from_bits(self.0).into())
+    }
+
     /// The bits of the group.
     pub(super) fn to_be_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()

@@ -122,12 +122,12 @@ pub(super) fn read(
 }
 
 fn read_protect(members: &mut Members) -> Result<NetworkCommand, RequestError> {
+    let peer = members.peer("peer")?;
     let is_on = match members.value_if_present("on") {
         None => true,
         Some(Value::Bool(is_on)) => is_on,
         Some(_) => return Err(RequestError::bad_request("`on` must be a boolean")),
     };
-    let peer = members.peer("peer")?;
     Ok(NetworkCommand::Protect { peer, is_on })
 }
 
@@ -184,6 +184,11 @@ pub fn peer_answer(info: &PeerInfo) -> Value {
         "messages_in": info.messages_in,
         "messages_out": info.messages_out,
         "queued": info.queued,
+        "window": info.window,
+        "message_max": info.message_max,
+        "agent": info.agent,
+        "features": info.features,
+        "wire_version": info.wire_version,
         "found": info.found.name(),
         "protected": info.is_protected,
         "dialable": info.dialable,

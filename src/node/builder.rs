@@ -13,13 +13,12 @@ use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
-use parking_lot::Mutex;
 
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
 use super::mdns::MDNS_TYPE_DEFAULT;
-use super::network::{self, NetworkOptions};
+use super::network::{self, NetworkOptions, SharedDataDir};
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -358,7 +357,7 @@ fn open_identity(
     settings: &mut Settings,
     handle: &Handle,
     random: &mut dyn Random,
-) -> Result<(Identity, Option<Arc<Mutex<DataDir>>>), StartError> {
+) -> Result<(Identity, Option<SharedDataDir>), StartError> {
     let directory = match &settings.data_dir {
         None => None,
         Some(path) => {
@@ -375,7 +374,7 @@ fn open_identity(
         }
         (None, None) => Identity::generate(random),
     };
-    let directory = directory.map(|directory| Arc::new(Mutex::new(directory)));
+    let directory = directory.map(network::share);
     Ok((identity, directory))
 }
 

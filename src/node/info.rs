@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mischief_actors::connection::WIRE_VERSIONS;
 use mischief_actors::identity::PeerId;
 use mischief_actors::peers::{Direction, Found};
 use mischief_reactor::WallTime;
@@ -38,6 +39,16 @@ pub struct PeerInfo {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of messages that the peer takes at this moment.
+    pub window: usize,
+    /// The largest body of a message that the peer takes, in bytes; 0 while that is not known.
+    pub message_max: u32,
+    /// The program that it says it runs: at most 64 bytes.
+    pub agent: String,
+    /// The feature bits that it says it has.
+    pub features: u64,
+    /// The version of the wire format that the two speak.
+    pub wire_version: u8,
     /// How it came to be connected.
     pub found: Found,
     /// It is protected; see [`Node::protect`](super::Node::protect).
@@ -63,6 +74,11 @@ impl PeerInfo {
             messages_in: 0,
             messages_out: 0,
             queued: 0,
+            window: 0,
+            message_max: 0,
+            agent: String::new(),
+            features: 0,
+            wire_version: *WIRE_VERSIONS.end(),
             found: Found::Asked,
             is_protected: false,
             dialable: None,

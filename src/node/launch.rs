@@ -19,7 +19,7 @@ use mischief_actors::messages::actor::MessagesActor;
 use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage, Shelf};
 use mischief_actors::peers::{
     Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent, PeersLimits,
-    Standing, Stored,
+    Program, Standing, Stored,
 };
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::{
@@ -84,7 +84,12 @@ pub(crate) fn launch(
     let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
     let mut seed = [0; 32];
     handle.random(&mut seed)?;
-    let network = network_settings(settings, keeping.is_some());
+    let mut network = network_settings(settings, keeping.is_some());
+    let own = maker.make(settings, Vec::new());
+    network.program = Program {
+        agent: own.agent.as_str().into(),
+        features: own.features,
+    };
     let mut network = Network::new(machine, network, identity, seed);
     for denied in &settings.network.denied {
         // As many as there can be.
@@ -235,6 +240,7 @@ fn network_settings(settings: &Settings, is_kept: bool) -> NetworkSettings {
         outbound_target: options.outbound_target(),
         keeps_book: options.exchange || options.outbound_target() > 0 || is_kept,
         is_kept,
+        program: Program::default(),
     }
 }
 
@@ -535,12 +541,16 @@ fn info(record: &PeerRecord, standing: Standing, since: WallTime) -> PeerInfo {
     info.since = since;
     info.suite = record.suite.name();
     info.found = standing.found;
+    info.agent = standing.program.agent.into();
+    info.features = standing.program.features;
     info.is_protected = standing.is_protected;
     info.dialable = standing.dialable.map(|endpoint| endpoint.to_string());
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
         info.rtt_jitter = traffic.rtt_jitter;
         info.queued = traffic.queued;
+        info.window = traffic.credit;
+        info.message_max = traffic.message_max;
         info.bytes_in = traffic.bytes_in;
         info.bytes_out = traffic.bytes_out;
         info.messages_in = traffic.messages_in;

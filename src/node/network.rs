@@ -47,7 +47,7 @@ impl NodeBuilder {
         self
     }
 
-    /// How lost peers are dialled again. Without this after up to a second, and then ever more slowly for a day;
+    /// How lost peers are dialled again. Without this after up to five seconds, and then ever more slowly for a day;
     /// [`ReconnectPolicy::off`] leaves that to the program.
     pub fn reconnect(mut self, policy: ReconnectPolicy) -> NodeBuilder {
         self.network().reconnect = policy;
@@ -164,6 +164,13 @@ impl From<UpkeepError> for NodeError {
     }
 }
 
+/// A data directory that the node holds, and to which its peers' files are written.
+pub(crate) type SharedDataDir = Arc<Mutex<DataDir>>;
+
+pub(crate) fn share(directory: DataDir) -> SharedDataDir {
+    Arc::new(Mutex::new(directory))
+}
+
 /// The files of the peers in a data directory, for as long as the node holds it.
 pub(crate) struct DataShelf(pub(crate) Weak<Mutex<DataDir>>);
 
@@ -177,7 +184,7 @@ impl Shelf for DataShelf {
 }
 
 /// What an earlier run has kept. A file that cannot be read is set aside, and the node starts without it.
-pub(crate) fn load(directory: &Arc<Mutex<DataDir>>) -> Box<Stored> {
+pub(crate) fn load(directory: &SharedDataDir) -> Box<Stored> {
     let directory = directory.lock();
     let read = |kind: FileKind| {
         let path = directory.file(kind.file_name());

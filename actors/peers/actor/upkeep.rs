@@ -90,14 +90,14 @@ impl PeersActor {
                 let change = self.network.handle_unban(now, &target);
                 self.confirm(change.ok_or(UpkeepError::Unknown), done);
             }
-            Upkeep::Bans(reply) => drop(reply.send(self.network.bans(now))),
+            Upkeep::Bans(reply) => reply.send(self.network.bans(now)),
             Upkeep::Protect(peer, is_protected, done) => {
                 let change = self.network.handle_protect(now, peer, is_protected);
                 self.confirm(change.ok_or(UpkeepError::Full), done);
             }
-            Upkeep::Queue(reply) => drop(reply.send(self.network.reconnect_queue(now))),
-            Upkeep::ClearQueue(reply) => drop(reply.send(self.network.handle_clear_queue())),
-            Upkeep::Book(reply) => drop(reply.send(self.network.address_book(now))),
+            Upkeep::Queue(reply) => reply.send(self.network.reconnect_queue(now)),
+            Upkeep::ClearQueue(reply) => reply.send(self.network.handle_clear_queue()),
+            Upkeep::Book(reply) => reply.send(self.network.address_book(now)),
             Upkeep::Forget(peer, done) => {
                 let change = self.network.handle_forget(now, &peer);
                 self.confirm(change.ok_or(UpkeepError::Unknown), done);
@@ -108,9 +108,9 @@ impl PeersActor {
     /// Answers when a change is on the disk.
     fn confirm(&mut self, change: Result<u64, UpkeepError>, done: Done) {
         match change {
-            Err(error) => drop(done.send(Err(error))),
-            Ok(change) if self.network.is_saved(change) => drop(done.send(Ok(()))),
-            Ok(_) if self.unsaved.len() >= UNSAVED_MAX => drop(done.send(Err(UpkeepError::Busy))),
+            Err(error) => done.send(Err(error)),
+            Ok(change) if self.network.is_saved(change) => done.send(Ok(())),
+            Ok(_) if self.unsaved.len() >= UNSAVED_MAX => done.send(Err(UpkeepError::Busy)),
             Ok(change) => self.unsaved.push((change, done)),
         }
     }
@@ -157,7 +157,7 @@ impl PeersActor {
     /// Answers whoever closes the node once all is written, or cannot be.
     pub(super) fn finish_closing(&mut self) {
         let is_written =
-            self.shelf.is_none() || self.is_last_save_over && !self.network.has_unsaved();
+            self.shelf.is_none() || self.is_last_save_over && !self.network.is_saving();
         if is_written && let Some(reply) = self.closing.take() {
             reply.send(());
         }

@@ -130,8 +130,8 @@ impl Scenario for Poison {
         let victim = start_victim(stage);
         // Each knows two honest ones and a liar.
         let mut prng = stage.prng(1);
-        for number in 0..self.honest {
-            let node = node_of(&cells[number]).expect("it has started");
+        for (number, cell) in cells.iter().enumerate().take(self.honest) {
+            let node = node_of(cell).expect("it has started");
             let others = [
                 (number + 1) % self.honest,
                 prng.below(self.honest as u64) as usize,

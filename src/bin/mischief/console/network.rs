@@ -100,6 +100,11 @@ impl Console {
                 format!("{}, {} messages", bytes(info.bytes_out), info.messages_out),
             ),
             ("waiting", bytes(info.queued as u64)),
+            ("window", bytes(info.window as u64)),
+            ("largest message", bytes(info.message_max.into())),
+            ("program", shown(&info.agent, 64).to_string()),
+            ("features", format!("{:#x}", info.features)),
+            ("wire version", info.wire_version.to_string()),
         ];
         self.print(&table(
             &rows.map(|(name, value)| vec![name.to_owned(), value]),
