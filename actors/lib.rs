@@ -5,6 +5,7 @@
 pub mod connection;
 pub mod discovery;
 pub mod identity;
-pub mod mdns;
 pub mod messages;
 pub mod peers;
+
+pub use mischief_mdns as mdns;

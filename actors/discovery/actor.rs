@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mischief_reactor::{Actor, Address, Context, Event, Failure, Message, Reply};
+use mischief_reactor::{Actor, ActorId, Address, Context, Event, Failure, Message, Reply};
 
 use super::{Candidate, DialNumber, Discovery, DiscoveryEvent, Fault, Find, Source};
 use crate::connection::Endpoint;
 use crate::identity::PeerId;
+use crate::peers::Roster;
 use crate::peers::actor::{PeersActor, PeersMessage};
 
 /// How late a dial may be.
@@ -54,19 +55,22 @@ impl From<Find> for DiscoveryMessage {
 pub struct DiscoveryActor {
     machine: Discovery,
     peers: Address<PeersActor>,
+    roster: Roster<ActorId>,
     observer: Arc<dyn Observer>,
 }
 
 impl DiscoveryActor {
-    /// An actor that asks `peers` to connect.
+    /// An actor that asks `peers` to connect, whose connected peers are in `roster`.
     pub fn new(
         machine: Discovery,
         peers: Address<PeersActor>,
+        roster: Roster<ActorId>,
         observer: Arc<dyn Observer>,
     ) -> DiscoveryActor {
         DiscoveryActor {
             machine,
             peers,
+            roster,
             observer,
         }
     }
@@ -105,9 +109,12 @@ impl Actor for DiscoveryActor {
         cx: &mut Context<'_, Self>,
     ) -> Result<(), Failure> {
         let now = cx.now();
+        self.machine.set_connected(self.roster.len());
         match message {
             DiscoveryMessage::Find(find) => {
-                self.machine.handle_find(now, find, &mut cx.random());
+                let is_connected = find.peer_id.is_some_and(|peer| self.roster.contains(&peer));
+                self.machine
+                    .handle_find(now, find, is_connected, &mut cx.random());
             }
             DiscoveryMessage::Gone(peer, source) => self.machine.handle_gone(peer, source),
             DiscoveryMessage::Connected(peer) => self.machine.handle_connected(peer),
@@ -126,6 +133,7 @@ impl Actor for DiscoveryActor {
     }
 
     fn on_event(&mut self, event: Event<'_>, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        self.machine.set_connected(self.roster.len());
         if let Event::Wake = event {
             self.machine.handle_timeout(cx.now());
         }

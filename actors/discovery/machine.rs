@@ -98,7 +98,8 @@ pub struct Discovery {
     own: PeerId,
     wanted: u32,
     known: BTreeMap<Key, Known>,
-    connected: BTreeSet<PeerId>,
+    /// Connected peers, found or not.
+    connected: usize,
     dials: BTreeMap<DialNumber, Key>,
     next_number: u32,
     orders: VecDeque<Dial>,
@@ -112,7 +113,7 @@ impl Discovery {
             own,
             wanted,
             known: BTreeMap::new(),
-            connected: BTreeSet::new(),
+            connected: 0,
             dials: BTreeMap::new(),
             next_number: 0,
             orders: VecDeque::new(),
@@ -120,8 +121,20 @@ impl Discovery {
         }
     }
 
-    /// A source has found somebody.
-    pub fn handle_find(&mut self, now: Instant, find: Find, random: &mut dyn Random) {
+    /// How many peers are connected, whoever dialled. To be told before every other call: the node has that number anyway,
+    /// and a list of them here would cost memory for each.
+    pub fn set_connected(&mut self, connected: usize) {
+        self.connected = connected;
+    }
+
+    /// A source has found somebody. `is_connected` says whether that is a connected peer.
+    pub fn handle_find(
+        &mut self,
+        now: Instant,
+        find: Find,
+        is_connected: bool,
+        random: &mut dyn Random,
+    ) {
         if find.peer_id == Some(self.own) || !can_be_dialled(find.addr) {
             return;
         }
@@ -132,9 +145,6 @@ impl Discovery {
         if !self.known.contains_key(&key) && !self.make_room() {
             return;
         }
-        let is_connected = find
-            .peer_id
-            .is_some_and(|peer| self.connected.contains(&peer));
         let wait = self.first_wait(find.peer_id, random);
         let known = self.known.entry(key).or_insert_with(|| Known {
             addrs: VecDeque::new(),
@@ -179,7 +189,6 @@ impl Discovery {
 
     /// A peer is connected, whoever dialled.
     pub fn handle_connected(&mut self, peer: PeerId) {
-        self.connected.insert(peer);
         if let Some(known) = self.known.get_mut(&Key::Peer(peer)) {
             (known.state, known.failures, known.fault) = (State::Connected, 0, None);
         }
@@ -187,7 +196,6 @@ impl Discovery {
 
     /// A peer is not connected any more.
     pub fn handle_disconnected(&mut self, now: Instant, peer: PeerId, random: &mut dyn Random) {
-        self.connected.remove(&peer);
         let wait = AFTER_END + self.first_wait(Some(peer), random);
         let key = Key::Peer(peer);
         if let Some(known) = self.known.get_mut(&key) {
@@ -213,7 +221,7 @@ impl Discovery {
         if let Some(known) = self.known.get_mut(&key) {
             match result {
                 // That it is connected is told separately, and may have ended since.
-                Ok(peer) if self.connected.contains(&peer) => known.state = State::Connected,
+                Ok(_) if known.state == State::Connected => {}
                 Ok(_) => known.state = State::Idle(now + AFTER_END),
                 Err(fault) => known.fail(now, fault),
             }
@@ -277,7 +285,6 @@ impl Discovery {
         let addrs: usize = self.known.values().map(|known| known.addrs.len()).sum();
         self.known.len() * (size_of::<Key>() + size_of::<Known>() + 48)
             + addrs * size_of::<SocketAddr>()
-            + self.connected.len() * 48
     }
 
     fn dialling(&self) -> usize {
@@ -286,7 +293,7 @@ impl Discovery {
     }
 
     fn wants_more(&self) -> bool {
-        self.connected.len() + self.dialling() < self.wanted as usize
+        self.connected + self.dialling() < self.wanted as usize
     }
 
     /// Dials those that are due, the longest due first.

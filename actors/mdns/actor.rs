@@ -1,6 +1,5 @@
 //! The shell around [`Mdns`]: a socket for each interface and family, who asks and who is told.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,10 +7,12 @@ use std::time::Duration;
 
 use mischief_reactor::io::driver::{Interface, UdpOptions};
 use mischief_reactor::{
-    Actor, Context, Datagram, Drain, Event, Failure, Message, Reply, SocketId, StopReason, Transmit,
+    Actor, Context, Datagram, Drain, Event, Failure, Message, Reply, SocketId, StopReason, TimerId,
+    Transmit,
 };
 
 use super::limits::{ADDRS_MAX, GROUP_V4, GROUP_V6, PORT};
+use super::map::{Map, sorted};
 use super::{
     Arrival, Found, InterestId, LinkInfo, Mdns, MdnsError, MdnsEvent, MdnsStats, Service,
     ServiceId, ServiceType, Txt,
@@ -19,8 +20,11 @@ use super::{
 
 /// How late a deadline may be: far below every interval of the protocol.
 const SLACK: Duration = Duration::from_millis(2);
-/// How often interfaces are looked at where the system does not tell of changes, or where one could not be used.
+/// How often interfaces are looked at where the system does not tell of changes; also the first wait when one could not be
+/// used.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// The longest wait until one that could not be used is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(600);
 /// Multicast DNS does not leave the link, which every receiver may check by this (RFC 6762 §11).
 const HOP_LIMIT: u8 = 255;
 
@@ -134,11 +138,14 @@ struct Place {
 pub struct MdnsActor {
     machine: Mdns,
     observer: Arc<dyn Observer>,
-    sockets: BTreeMap<Place, SocketId>,
+    sockets: Map<Place, SocketId>,
     /// The system tells of changed interfaces.
     is_told: bool,
     /// Whether it was said that there is nothing to work on.
     has_warned: bool,
+    rescan: Option<TimerId>,
+    /// How long to wait when an interface cannot be used; doubled each time.
+    retry: Duration,
     unsent: u32,
 }
 
@@ -148,9 +155,11 @@ impl MdnsActor {
         MdnsActor {
             machine,
             observer,
-            sockets: BTreeMap::new(),
+            sockets: Map::new(),
             is_told: false,
             has_warned: false,
+            rescan: None,
+            retry: RESCAN_INTERVAL,
             unsent: 0,
         }
     }
@@ -209,10 +218,21 @@ impl MdnsActor {
                 None => log::warn!("mdns finds nobody: no interface can multicast"),
             }
         }
-        if failure.is_some() || !self.is_told {
-            let at = cx.now() + RESCAN_INTERVAL;
-            cx.arm(at, RESCAN_INTERVAL / 2, 0);
+        let wait = match (&failure, self.is_told) {
+            (_, false) => RESCAN_INTERVAL,
+            (Some(_), true) => {
+                let longer = (self.retry * 2).min(RETRY_MAX);
+                std::mem::replace(&mut self.retry, longer)
+            }
+            (None, true) => {
+                self.retry = RESCAN_INTERVAL;
+                return;
+            }
+        };
+        if let Some(timer) = self.rescan.take() {
+            cx.cancel(timer);
         }
+        self.rescan = Some(cx.arm(cx.now() + wait, wait / 4, 0));
     }
 
     fn link_info(&self, interface: &Interface) -> LinkInfo {
@@ -221,9 +241,11 @@ impl MdnsActor {
             self.sockets.contains_key(&Place { interface, is_v6 })
         };
         let (has_ipv4, has_ipv6) = (has(false), has(true));
-        let mut addrs = interface.addrs.clone();
-        addrs.retain(|(ip, _)| !ip.is_loopback() && if ip.is_ipv4() { has_ipv4 } else { has_ipv6 });
-        addrs.sort_unstable();
+        let usable = interface
+            .addrs
+            .iter()
+            .filter(|(ip, _)| !ip.is_loopback() && if ip.is_ipv4() { has_ipv4 } else { has_ipv6 });
+        let mut addrs = sorted(usable.copied());
         addrs.truncate(ADDRS_MAX);
         LinkInfo {
             index: interface.index,

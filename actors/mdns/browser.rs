@@ -11,6 +11,7 @@ use super::limits::{
 };
 use super::link::{Ask, Instance, Link, Part};
 use super::machine::{Interest, Mdns, MdnsEvent};
+use super::map::sorted;
 use super::name::Name;
 use super::record::{Data, Kind, Packet, Question, Record};
 use super::service::{Found, ServiceType, Txt};
@@ -55,7 +56,7 @@ impl Mdns {
             .collect();
         if let Some(link) = self.links.get_mut(&index) {
             for name in names {
-                link.instances.entry(name).or_default();
+                link.instances.get_or_insert_with(name, Instance::default);
             }
         }
     }
@@ -80,7 +81,8 @@ impl Mdns {
         let at = now + self.jitter.between(SHARED_DELAY);
         for link in self.links.values_mut() {
             if let Interest::Instance(name) = interest {
-                link.instances.entry(name.clone()).or_default();
+                link.instances
+                    .get_or_insert_with(name.clone(), Instance::default);
                 link.ask(name.clone(), Kind::TXT, at, Some(RESOLVE_TRIES));
             }
             link.asks.remove(&(name.clone(), kind));
@@ -97,7 +99,7 @@ impl Mdns {
                     self.events.extend(event);
                 }
             }
-            for (name, instance) in &link.instances {
+            for (name, instance) in link.instances.iter() {
                 let is_meant = match interest {
                     Interest::Type(service_type) => {
                         name.parent().as_ref() == Some(service_type.name())
@@ -227,9 +229,7 @@ impl Mdns {
                 });
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
-        for name in touched {
+        for name in sorted(touched) {
             self.evaluate(now, index, &name);
         }
     }
@@ -296,7 +296,8 @@ impl Mdns {
             }
             Data::Ptr(target) => {
                 link.asks_answered(&record.name, Kind::PTR);
-                link.instances.entry(target.clone()).or_default();
+                link.instances
+                    .get_or_insert_with(target.clone(), Instance::default);
                 touched.push(target.clone());
                 return;
             }
@@ -509,7 +510,8 @@ impl Mdns {
             if followed.contains(&name)
                 && let Some(link) = self.links.get_mut(&index)
             {
-                link.instances.entry(name.clone()).or_default();
+                link.instances
+                    .get_or_insert_with(name.clone(), Instance::default);
                 link.ask(name, Kind::SRV, now + QUERY_INTERVAL, None);
             }
         }
@@ -529,7 +531,7 @@ impl Mdns {
         }
         let mut packet = Packet::default();
         let mut done = Vec::new();
-        for ((name, kind), ask) in &mut link.asks {
+        for ((name, kind), ask) in link.asks.iter_mut() {
             if ask.at > now || packet.questions.len() >= QUESTIONS_A_PACKET {
                 continue;
             }
@@ -646,7 +648,7 @@ impl Link {
     /// An instance has moved from one host to another. What is known of a host is kept while an instance runs there.
     fn set_host(&mut self, old: &Option<Name>, new: Option<Name>) {
         if let Some(new) = new {
-            *self.hosts.entry(new).or_default() += 1;
+            *self.hosts.get_or_insert_with(new, || 0) += 1;
         }
         let Some(old) = old else {
             return;
@@ -685,15 +687,14 @@ impl Link {
         };
         let kinds = [Kind::A, Kind::AAAA];
         let addrs = kinds.iter().flat_map(|kind| self.cache.get(host, *kind));
-        let mut addrs: Vec<IpAddr> = addrs
+        let addrs = addrs
             .filter_map(|entry| match &entry.record.data {
                 Data::A(ip) => Some(IpAddr::from(*ip)),
                 Data::Aaaa(ip) => Some(IpAddr::from(*ip)),
                 _ => None,
             })
-            .filter(|ip| !ip.is_multicast() && !ip.is_unspecified())
-            .collect();
-        addrs.sort_unstable();
+            .filter(|ip| !ip.is_multicast() && !ip.is_unspecified());
+        let mut addrs = sorted(addrs);
         addrs.truncate(ADDRS_MAX);
         if addrs.is_empty() {
             return None;

@@ -1,6 +1,5 @@
 //! What others have said on one link, for as long as they said that it holds.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mischief_reactor::Instant;
@@ -10,6 +9,7 @@ use super::limits::{
     CACHE_BYTES_MAX, CACHE_RECORDS_MAX, FAILURE_DELAY, GOODBYE_DELAY, INSTANCES_MAX,
     RECORDS_PER_NAME_MAX, SAME_QUERY, TTL_OTHER,
 };
+use super::map::Map;
 use super::name::Name;
 use super::record::{Kind, Record};
 
@@ -101,7 +101,7 @@ pub(crate) struct Due {
 /// The records of one link.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    records: BTreeMap<(Name, Kind), Vec<Entry>>,
+    records: Map<(Name, Kind), Vec<Entry>>,
     count: usize,
     bytes: usize,
     /// Not later than anything is due.
@@ -180,7 +180,7 @@ impl Cache {
         self.bytes += entry.size();
         let due = entry.due();
         self.note(due);
-        self.records.entry(key).or_default().push(entry);
+        self.records.get_or_insert_with(key, Vec::new).push(entry);
         Taken::New
     }
 

@@ -1,6 +1,5 @@
 //! One interface: its addresses, how far its names are ours, what waits to be sent, what was heard.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use mischief_reactor::Instant;
@@ -8,6 +7,7 @@ use mischief_reactor::Instant;
 use super::ServiceId;
 use super::cache::Cache;
 use super::limits::{GROUP_V4, GROUP_V6, PORT};
+use super::map::Map;
 use super::name::Name;
 use super::record::{Kind, Question};
 use super::service::Found;
@@ -195,33 +195,33 @@ pub(crate) struct Instance {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) info: LinkInfo,
-    pub(crate) phases: BTreeMap<Entity, Phase>,
+    pub(crate) phases: Map<Entity, Phase>,
     /// When each record was last multicast.
-    pub(crate) sent: BTreeMap<OwnRef, Instant>,
+    pub(crate) sent: Map<OwnRef, Instant>,
     pub(crate) answers: Vec<Pending>,
     pub(crate) replies: Vec<Reply>,
     pub(crate) cache: Cache,
-    pub(crate) asks: BTreeMap<(Name, Kind), Ask>,
+    pub(crate) asks: Map<(Name, Kind), Ask>,
     /// No questions before this.
     pub(crate) quiet_until: Instant,
-    pub(crate) instances: BTreeMap<Name, Instance>,
+    pub(crate) instances: Map<Name, Instance>,
     /// How many instances run on a host.
-    pub(crate) hosts: BTreeMap<Name, u32>,
+    pub(crate) hosts: Map<Name, u32>,
 }
 
 impl Link {
     pub(crate) fn new(info: LinkInfo) -> Link {
         Link {
             info,
-            phases: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            phases: Map::new(),
+            sent: Map::new(),
             answers: Vec::new(),
             replies: Vec::new(),
             cache: Cache::default(),
-            asks: BTreeMap::new(),
+            asks: Map::new(),
             quiet_until: Instant::ZERO,
-            instances: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            instances: Map::new(),
+            hosts: Map::new(),
         }
     }
 

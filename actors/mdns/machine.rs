@@ -1,6 +1,6 @@
 //! The whole machine: what goes in and comes out. `naming.rs`, `responder.rs` and `browser.rs` are its parts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use super::limits::{
     SERVICES_MAX, SOURCE_BURST, SOURCE_RATE, SOURCES_MAX,
 };
 use super::link::{Entity, Families, Link, LinkInfo, Phase};
+use super::map::Map;
 use super::name::Name;
 use super::record::Packet;
 use super::service::{Found, Service, ServiceType, Txt};
@@ -153,9 +154,9 @@ struct Source {
 /// [`Mdns::handle_timeout`] at [`Mdns::poll_timeout`].
 pub struct Mdns {
     pub(crate) host: Name,
-    pub(crate) links: BTreeMap<u32, Link>,
-    pub(crate) services: BTreeMap<ServiceId, Own>,
-    pub(crate) interests: BTreeMap<InterestId, Interest>,
+    pub(crate) links: Map<u32, Link>,
+    pub(crate) services: Map<ServiceId, Own>,
+    pub(crate) interests: Map<InterestId, Interest>,
     pub(crate) all_types: Name,
     pub(crate) jitter: Jitter,
     pub(crate) takes_unicast: bool,
@@ -164,7 +165,7 @@ pub struct Mdns {
     pub(crate) stats: MdnsStats,
     pub(crate) events: VecDeque<MdnsEvent>,
     transmits: VecDeque<Transmit>,
-    sources: BTreeMap<IpAddr, Source>,
+    sources: Map<IpAddr, Source>,
     /// Packets of ours that will come back: when they were sent, their hash, how many times they are expected.
     echoes: VecDeque<(Instant, u64, u8)>,
     next_id: u64,
@@ -178,9 +179,9 @@ impl Mdns {
         let all_types = Name::plain("_services._dns-sd._udp.local");
         Ok(Mdns {
             host: host.map_err(|_| MdnsError::Instance)?,
-            links: BTreeMap::new(),
-            services: BTreeMap::new(),
-            interests: BTreeMap::new(),
+            links: Map::new(),
+            services: Map::new(),
+            interests: Map::new(),
             all_types: all_types.map_err(|_| MdnsError::ServiceType)?,
             jitter: Jitter::new(config.seed),
             takes_unicast: config.takes_unicast,
@@ -188,7 +189,7 @@ impl Mdns {
             stats: MdnsStats::default(),
             events: VecDeque::new(),
             transmits: VecDeque::new(),
-            sources: BTreeMap::new(),
+            sources: Map::new(),
             echoes: VecDeque::new(),
             next_id: 0,
             is_stopped: false,
@@ -200,12 +201,14 @@ impl Mdns {
     /// The interfaces as they are now. What is new or has changed is probed and announced on (RFC 6762 §8); what is gone
     /// takes with it what was found on it.
     pub fn handle_links(&mut self, now: Instant, links: &[LinkInfo]) {
-        let mut wanted: Vec<LinkInfo> = links
+        let usable = links
             .iter()
-            .filter(|link| (link.has_ipv4 || link.has_ipv6) && !link.addrs.is_empty())
-            .cloned()
-            .collect();
-        wanted.sort_by_key(|link| link.index);
+            .filter(|link| (link.has_ipv4 || link.has_ipv6) && !link.addrs.is_empty());
+        let mut wanted: Vec<LinkInfo> = Vec::new();
+        for link in usable {
+            let at = wanted.partition_point(|other| other.index < link.index);
+            wanted.insert(at, link.clone());
+        }
         wanted.truncate(LINKS_MAX);
         for link in &mut wanted {
             link.addrs.truncate(ADDRS_MAX);
@@ -590,7 +593,7 @@ impl Mdns {
                 self.sources.remove(&oldest);
             }
         }
-        let source = self.sources.entry(from).or_insert(Source {
+        let source = self.sources.get_or_insert_with(from, || Source {
             tokens: SOURCE_BURST,
             filled: now,
             heard: now,

@@ -18,7 +18,7 @@
 //! | `cache.rs` | records of others, for their time |
 //! | `wire.rs`, `record.rs`, `name.rs` | packets, records, names |
 //! | `service.rs` | types, instances, TXT records |
-//! | `limits.rs`, `error.rs`, `jitter.rs` | numbers, errors, chance |
+//! | `limits.rs`, `error.rs`, `jitter.rs`, `map.rs` | numbers, errors, chance, a small map |
 //! | `actor.rs` | the shell: a socket for each interface and family |
 //!
 //! # Questions
@@ -37,6 +37,9 @@
 //! **Why is a new record thrown out by chance when the cache is full?** Whoever floods it cannot choose what goes. A record
 //! that was heard twice, a second apart, does not go; an honest service is announced twice.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod actor;
 mod browser;
 mod cache;
@@ -45,6 +48,7 @@ mod jitter;
 pub mod limits;
 mod link;
 mod machine;
+mod map;
 mod name;
 mod naming;
 mod record;

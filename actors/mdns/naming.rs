@@ -10,6 +10,7 @@ use super::limits::{
 };
 use super::link::{Entity, Link, OwnRef, Part, Phase};
 use super::machine::{Mdns, MdnsEvent};
+use super::map::sorted;
 use super::name::{Name, renamed};
 use super::record::{Data, Kind, Packet, Question, Record};
 
@@ -60,9 +61,7 @@ impl Mdns {
                     .addrs
                     .iter()
                     .map(|(ip, _)| Data::address(*ip).kind());
-                let mut kinds: Vec<Kind> = addrs.collect();
-                kinds.sort_unstable();
-                kinds.dedup();
+                let kinds = sorted(addrs);
                 let next = self.host.clone();
                 (&self.host, Data::Nsec { next, kinds }, TTL_HOST)
             }
@@ -127,7 +126,10 @@ impl Mdns {
             link.answers.clear();
             link.replies.clear();
             let phase = Phase::Probing { sent: 0, at };
-            link.phases = all.into_iter().map(|entity| (entity, phase)).collect();
+            link.phases.clear();
+            for entity in all {
+                link.phases.insert(entity, phase);
+            }
         }
     }
 
@@ -161,7 +163,7 @@ impl Mdns {
             return;
         };
         let (mut probes, mut announcements) = (Vec::new(), Vec::new());
-        for (entity, phase) in &mut link.phases {
+        for (entity, phase) in link.phases.iter_mut() {
             match *phase {
                 Phase::Probing { sent, at } if at <= now => {
                     if sent < PROBES {
@@ -180,7 +182,7 @@ impl Mdns {
             link.phases.insert(Entity::Host, phase);
         }
         let has_host = link.is_ours(Entity::Host);
-        for (entity, phase) in &mut link.phases {
+        for (entity, phase) in link.phases.iter_mut() {
             if *phase == Phase::Waiting && has_host {
                 *phase = Phase::Announcing { sent: 0, at: now };
             }
@@ -272,7 +274,9 @@ impl Mdns {
         }
         let families = link.info.families();
         if let Some(link) = self.links.get_mut(&index) {
-            link.sent.extend(refs.iter().map(|one| (*one, now)));
+            for one in refs {
+                link.sent.insert(*one, now);
+            }
             // What is multicast now answers those who wait as well.
             link.answers.retain(|pending| !refs.contains(&pending.what));
         }
@@ -482,7 +486,5 @@ impl Mdns {
 /// class IN. Of two lists that begin alike the longer one is greater.
 fn comparable<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<(Kind, Vec<u8>)> {
     let key = |record: &Record| (record.data.kind(), record.data.to_bytes());
-    let mut keys: Vec<_> = records.map(key).collect();
-    keys.sort_unstable();
-    keys
+    sorted(records.map(key))
 }

@@ -358,7 +358,9 @@ impl Mdns {
             return;
         }
         if let Some(link) = self.links.get_mut(&index) {
-            link.sent.extend(sent.into_iter().map(|one| (one, now)));
+            for one in sent {
+                link.sent.insert(one, now);
+            }
         }
         self.multicast(now, index, families, packet);
     }

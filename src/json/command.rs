@@ -101,7 +101,7 @@ pub struct CommandShape {
 }
 
 /// The lists that [`COMMANDS`] is made of, one for each file.
-const LISTS: &[&[CommandShape]] = &[BASE, requests::COMMANDS];
+const LISTS: &[&[CommandShape]] = &[BASE, requests::COMMANDS, mdns::COMMANDS];
 
 /// Every command.
 pub const COMMANDS: &[CommandShape] = &joined::<_, { total(LISTS) }>(LISTS);
@@ -188,10 +188,6 @@ const BASE: &[CommandShape] = &[
         optional: &[],
         answers: &[&["stats"]],
     },
-    mdns::BROWSE,
-    mdns::REGISTER,
-    mdns::SERVICES,
-    mdns::STOP,
     CommandShape {
         name: "shutdown",
         required: &[],
@@ -641,13 +637,19 @@ mod tests {
         check(r#"{"cmd":"shutdown"}"#, Command::Shutdown);
     }
 
+    /// A value that a member takes.
+    fn fitting(name: &str) -> String {
+        match name {
+            "port" | "request" | "timeout_ms" => "7".into(),
+            "txt" => "{}".into(),
+            _ => format!("\"{WHOLE_ID}\""),
+        }
+    }
+
     #[test]
     fn every_shape_is_complete() {
         for shape in COMMANDS {
-            let member = |name: &&str| match *name {
-                "request" | "timeout_ms" => format!(r#""{name}":7"#),
-                _ => format!(r#""{name}":"{WHOLE_ID}""#),
-            };
+            let member = |name: &&str| format!(r#""{name}":{}"#, fitting(name));
             let mut members: Vec<String> = vec![format!(r#""cmd":"{}""#, shape.name)];
             members.extend(shape.required.iter().map(member));
             // Of two that do not go together the first is enough here.

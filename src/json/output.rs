@@ -272,7 +272,7 @@ pub struct EventShape {
 }
 
 /// The lists that [`EVENTS`] is made of, one for each file.
-const LISTS: &[&[EventShape]] = &[BASE, requests::EVENTS];
+const LISTS: &[&[EventShape]] = &[BASE, requests::EVENTS, mdns::EVENTS];
 
 /// Every event.
 pub const EVENTS: &[EventShape] = &joined::<_, { total(LISTS) }>(LISTS);
@@ -302,13 +302,6 @@ const BASE: &[EventShape] = &[
         name: "bytes",
         members: &["peer", "base64"],
     },
-    mdns::FOUND,
-    mdns::UPDATED,
-    mdns::LOST,
-    mdns::REGISTERED,
-    mdns::RENAMED,
-    mdns::TYPE_FOUND,
-    mdns::PEER_FOUND,
     EventShape {
         name: "peer_reconnecting",
         members: &["peer", "addr", "within_ms"],

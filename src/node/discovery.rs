@@ -100,20 +100,17 @@ impl Finder {
         }
         let peers = state.peers.ok_or(NodeError::Stopped)?;
         let (own, wanted, ear) = (self.own, self.wanted, Ear(self.hub.clone()));
+        let roster = self.hub.roster.clone();
         let make = move || {
             let machine = Discovery::new(own, wanted);
-            Child::once(DiscoveryActor::new(machine, peers, Arc::new(ear))).name("discovery")
+            Child::once(DiscoveryActor::new(machine, peers, roster, Arc::new(ear)))
+                .name("discovery")
         };
         let actor = self.hub.handle.spawn(0, make).map_err(|error| {
             log::warn!("nobody who is found will be dialled: {error}");
             NodeError::Stopped
         })?;
         state.actor = Some(actor);
-        drop(state);
-        // Whoever comes from here on is told by the peers actor.
-        for peer in self.hub.roster.ids() {
-            self.tell(actor, DiscoveryMessage::Connected(peer));
-        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ HOSTS = ("h1", "h2", "h3")
 TYPE = "_rats._tcp"
 MISCHIEF, SCRATCH = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 BUS = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={SCRATCH}/bus"}
-FLOOD_SECONDS = float(os.environ.get("MISCHIEF_FLOOD_SECONDS", "10"))
+FLOOD_SECONDS = float(os.environ.get("MISCHIEF_FLOOD_SECONDS", "30"))
 # Generous: what is measured is printed, and the machine may be busy.
 SOON = 15.0
 

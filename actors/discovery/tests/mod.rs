@@ -20,6 +20,7 @@ impl Random for Zero {
 struct Rig {
     now: Instant,
     discovery: Discovery,
+    connected: std::collections::BTreeSet<PeerId>,
 }
 
 fn peer(number: u16) -> PeerId {
@@ -42,11 +43,29 @@ impl Rig {
         Rig {
             now: Instant::ZERO + SECOND,
             discovery: Discovery::new(peer(100), wanted),
+            connected: std::collections::BTreeSet::new(),
         }
     }
 
     fn find(&mut self, find: Find) {
-        self.discovery.handle_find(self.now, find, &mut Zero);
+        let is_connected = find
+            .peer_id
+            .is_some_and(|peer| self.connected.contains(&peer));
+        self.discovery
+            .handle_find(self.now, find, is_connected, &mut Zero);
+    }
+
+    fn connected(&mut self, peer: PeerId) {
+        self.connected.insert(peer);
+        self.discovery.set_connected(self.connected.len());
+        self.discovery.handle_connected(peer);
+    }
+
+    fn disconnected(&mut self, peer: PeerId) {
+        self.connected.remove(&peer);
+        self.discovery.set_connected(self.connected.len());
+        self.discovery
+            .handle_disconnected(self.now, peer, &mut Zero);
     }
 
     fn dials(&mut self) -> Vec<Dial> {
@@ -92,7 +111,7 @@ fn the_smaller_id_dials_at_once_and_the_larger_one_later() {
 fn who_connects_meanwhile_is_not_dialled() {
     let mut rig = Rig::new(8);
     rig.find(find(50, "192.0.2.2:9000"));
-    rig.discovery.handle_connected(peer(50));
+    rig.connected(peer(50));
     assert!(rig.run_for(3600 * SECOND).is_empty());
     assert!(rig.discovery.candidates()[0].is_connected);
 }
@@ -197,19 +216,18 @@ fn only_so_many_are_dialled_at_once() {
 #[test]
 fn who_has_enough_peers_dials_nobody() {
     let mut rig = Rig::new(2);
-    rig.discovery.handle_connected(peer(1));
+    rig.connected(peer(1));
     rig.find(find(200, "192.0.2.1:9000"));
     rig.find(find(201, "192.0.2.2:9000"));
     let dials = rig.run_for(60 * SECOND);
     assert_eq!(dials.len(), 1);
     let reached = dials[0].expected.unwrap();
-    rig.discovery.handle_connected(reached);
+    rig.connected(reached);
     rig.discovery
         .handle_dialled(rig.now, dials[0].number, Ok(reached));
     assert!(rig.run_for(60 * SECOND).is_empty());
     assert_eq!(rig.discovery.poll_timeout(), None, "it sleeps");
-    rig.discovery
-        .handle_disconnected(rig.now, peer(1), &mut Zero);
+    rig.disconnected(peer(1));
     assert_eq!(rig.run_for(SECOND).len(), 1);
     rig.discovery.set_wanted(rig.now, 0);
     assert_eq!(rig.discovery.poll_timeout(), None);

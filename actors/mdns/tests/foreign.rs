@@ -185,7 +185,7 @@ fn an_instance_that_points_to_our_host_or_to_itself_does_no_harm() {
 
 #[test]
 fn packets_by_chance_never_break_anything() {
-    use crate::mdns::jitter::Jitter;
+    use crate::jitter::Jitter;
     let mut jitter = Jitter::new(9);
     let (mut rig, _) = Rig::established(1);
     rig.browse();

@@ -8,7 +8,7 @@ use mischief_reactor::sim::{SimNode, SimRuntime, SimWorld};
 use mischief_reactor::{Address, Child, Limits};
 
 use super::*;
-use crate::mdns::actor::{MdnsActor, MdnsMessage, MdnsReport, Observer};
+use crate::actor::{MdnsActor, MdnsMessage, MdnsReport, Observer};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<MdnsEvent>>>);

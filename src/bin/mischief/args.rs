@@ -17,6 +17,7 @@ Examples:
   mischief node                            run a node; it says how to reach it
   mischief node --connect 192.0.2.7:9000   run a node that connects to that one
   mischief id                              show who this machine's node is
+  mischief mdns browse _rats._tcp          see the nodes on this network
 
 Exit codes:
   0  all went well        3  the peer could not be reached
@@ -350,6 +351,41 @@ mod tests {
         assert_eq!((node.max_peers, node.cores), (Some(500), Cores::Auto));
         assert_eq!((node.dht_port.map(u16::from), node.verbose), (Some(7), 2));
         assert!(node.json && node.exit_on_eof && node.no_mdns && !node.no_dht);
+    }
+
+    #[test]
+    fn services_are_browsed_and_registered() {
+        let parse = |line: &str| {
+            let words = ["mischief", "mdns"].into_iter().chain(line.split(' '));
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Command::Mdns(mdns) => mdns.action,
+                other => panic!("{other:?} is not about services"),
+            })
+        };
+        let browse = parse("browse _http._tcp --for 3 --json").expect("it is complete");
+        let MdnsAction::Browse(browse) = browse else {
+            panic!("a browse");
+        };
+        assert_eq!(browse.service_type, "_http._tcp".parse().ok());
+        assert_eq!((browse.seconds, browse.json), (Some(3), true));
+        let MdnsAction::Register(service) =
+            parse("register _http._tcp Attic 8080 a=b c").expect("it is complete")
+        else {
+            panic!("a registration");
+        };
+        assert_eq!(
+            (service.instance.as_str(), service.port.get()),
+            ("Attic", 8080)
+        );
+        assert_eq!(service.txt, ["a=b", "c"]);
+        for wrong in [
+            "browse http",
+            "register _http._tcp Attic",
+            "register _http._tcp Attic 0",
+            "look",
+        ] {
+            assert_eq!(parse(wrong).expect_err(wrong).exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]
