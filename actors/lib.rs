@@ -3,5 +3,6 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod connection;
+pub mod dht;
 pub mod identity;
 pub mod peers;
