@@ -309,14 +309,26 @@ impl Lookup {
     }
 
     fn closest(&self, wanted: impl Fn(&Candidate) -> bool) -> Vec<Closest> {
-        let answered = self.candidates.iter().filter(|candidate| {
-            candidate.is_valid && candidate.state == State::Answered && wanted(candidate)
-        });
-        let ranked = answered.enumerate().take_while(|(rank, candidate)| {
+        let answered = |is_valid: bool| {
+            self.candidates.iter().filter(move |candidate| {
+                candidate.is_valid == is_valid && candidate.state == State::Answered
+            })
+        };
+        let ranked = answered(true)
+            .filter(|candidate| wanted(candidate))
+            .enumerate();
+        let ranked = ranked.take_while(|(rank, candidate)| {
             *rank < BUCKET_SIZE
                 || *rank < STORE_MAX && candidate.distance.as_fraction() <= self.radius
         });
-        let closest = ranked.filter_map(|(_, candidate)| {
+        let ranked: Vec<_> = ranked.map(|(_, candidate)| candidate).collect();
+        // BEP 42 allows the others beside all that fit; they are needed where hardly anybody knows its address yet.
+        let missing = BUCKET_SIZE.saturating_sub(ranked.len());
+        let others = answered(false)
+            .filter(|candidate| wanted(candidate))
+            .take(missing);
+        let ranked = ranked.iter().copied().chain(others);
+        let closest = ranked.filter_map(|candidate| {
             Some(Closest {
                 contact: Contact {
                     id: candidate.id?,

@@ -508,12 +508,12 @@ impl Dht {
             .values()
             .map(|operation| operation.deadline)
             .min();
-        let fills = self
+        let idle = self
             .nets
             .iter()
             .flatten()
-            .filter_map(|net| net.fill_at)
-            .min();
+            .filter(|net| net.filling.is_none());
+        let fills = idle.filter_map(|net| net.fill_at).min();
         let kept = self.kept.iter().map(|kept| kept.due).min();
         let discovery = self.discovery.as_ref().and_then(|discovery| discovery.due);
         [

@@ -23,8 +23,8 @@ pub const SENT_MEMORY: Duration = Duration::from_secs(5 * 60);
 /// A server that no stranger has asked for so long may not be reached any more.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30 * 60);
 
-/// Fewer nodes than this ask too rarely to tell.
-const CONFIRM_NODES_MIN: usize = 32;
+/// In a smaller network everybody knows everybody, and no stranger is left to ask.
+const CONFIRM_SIZE_MIN: f64 = 2000.0;
 
 /// Pings to ourselves are at least so far apart.
 pub const SELF_PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -128,7 +128,7 @@ impl Net {
         let is_private = self.votes.decided().is_none_or(is_local);
         self.is_server
             && !is_private
-            && self.table.len() >= CONFIRM_NODES_MIN
+            && self.size.is_some_and(|size| size >= CONFIRM_SIZE_MIN)
             && now.saturating_duration_since(self.confirmed) >= CONFIRM_WITHIN
     }
 

@@ -166,11 +166,15 @@ impl RoutingTable {
                 known.answered = now;
                 known.heard = now;
                 known.failures = 0;
-            } else {
-                // Whoever changes its id at one address is looking for a good place: it loses the one it has.
-                self.remove(contact.addr);
+                return;
             }
-            return;
+            // Whoever changes its id at one address is looking for a good place: it loses the one it has. But who has
+            // learned its own address and now has an id that fits it does what it should.
+            let is_renewal = !known.is_valid && contact.id.is_valid_for(contact.addr.ip());
+            self.remove(contact.addr);
+            if !is_renewal {
+                return;
+            }
         }
         let prefix = Prefix::of(contact.addr);
         let rival = self.entries_mut().find(|entry| {
@@ -203,6 +207,9 @@ impl RoutingTable {
             if entry.contact == contact {
                 entry.heard = now;
                 return false;
+            }
+            if entry.contact.addr == contact.addr {
+                return !entry.is_valid && contact.id.is_valid_for(contact.addr.ip());
             }
             if entry.contact.id == contact.id || Prefix::of(entry.contact.addr) == prefix {
                 return false;

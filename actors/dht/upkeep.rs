@@ -138,11 +138,19 @@ impl Dht {
         if is_first {
             net.fills_left = FILLS;
         }
-        net.fill_at = Some(match net.fills_left {
+        let next = match net.fills_left {
             0 => now + REFRESH_INTERVAL,
             _ => now,
-        });
-        if net.votes.decided().is_none() && net.votes.decide(now) {
+        };
+        // It may have been wanted again while it ran.
+        net.fill_at = Some(net.fill_at.map_or(next, |wanted| wanted.min(next)));
+        // In a network of two there is one voter.
+        let votes_min = if net.table.len() < 3 {
+            1
+        } else {
+            super::votes::VOTES_MIN
+        };
+        if net.votes.decided().is_none() && net.votes.decide(now, votes_min) {
             self.on_address(now, family);
         }
         if is_first {

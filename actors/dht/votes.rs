@@ -11,6 +11,9 @@ use super::address::{Prefix, is_usable};
 /// So many votes decide.
 pub const VOTES_ENOUGH: usize = 25;
 
+/// Fewer for the leader decide nothing, unless nobody else is there to ask.
+pub const VOTES_MIN: u32 = 2;
+
 /// After so many, or after [`ROUND_MAX`], counting begins anew.
 pub const VOTES_MAX: usize = 50;
 
@@ -64,7 +67,7 @@ impl Votes {
         }
         if self.voters.len() >= VOTES_MAX || now.saturating_duration_since(self.begun) >= ROUND_MAX
         {
-            let changed = self.decide(now);
+            let changed = self.decide(now, VOTES_MIN);
             self.cast(now, from, seen);
             return changed;
         }
@@ -82,12 +85,12 @@ impl Votes {
             None if self.candidates.len() < CANDIDATES_MAX => self.candidates.push((seen.ip(), 1)),
             None => return false,
         }
-        self.decided.is_none() && self.voters.len() >= VOTES_ENOUGH && self.decide(now)
+        self.decided.is_none() && self.voters.len() >= VOTES_ENOUGH && self.decide(now, VOTES_MIN)
     }
 
-    /// Decides by the votes there are, if they are clear: at least two for the leader, and less than two thirds of that for
-    /// the next. Counting begins anew. `true` if the address is another than before.
-    pub fn decide(&mut self, now: Instant) -> bool {
+    /// Decides by the votes there are, if they are clear: at least `votes_min` for the leader, and less than two thirds of that
+    /// for the next. Counting begins anew. `true` if the address is another than before.
+    pub fn decide(&mut self, now: Instant, votes_min: u32) -> bool {
         let mut candidates = std::mem::take(&mut self.candidates);
         self.voters.clear();
         self.begun = now;
@@ -96,7 +99,7 @@ impl Votes {
             return false;
         };
         let next = candidates.get(1).map_or(0, |(_, votes)| *votes);
-        if votes < 2 || next * 3 >= votes * 2 {
+        if votes < votes_min || next * 3 >= votes * 2 {
             return false;
         }
         self.decided.replace(leader) != Some(leader)
@@ -138,7 +141,7 @@ mod tests {
         for port in 1..1000 {
             votes.cast(Instant::ZERO, ([8, 8, 8, 8], port).into(), seen(1));
         }
-        assert!(!votes.decide(Instant::ZERO));
+        assert!(!votes.decide(Instant::ZERO, VOTES_MIN));
         assert_eq!(votes.decided(), None);
     }
 
@@ -148,7 +151,7 @@ mod tests {
         for number in 0..10 {
             votes.cast(Instant::ZERO, voter(number), seen(1 + number % 2));
         }
-        assert!(!votes.decide(Instant::ZERO));
+        assert!(!votes.decide(Instant::ZERO, VOTES_MIN));
     }
 
     #[test]
@@ -157,7 +160,7 @@ mod tests {
         for number in 0..3 {
             votes.cast(Instant::ZERO, voter(number), seen(1));
         }
-        assert!(votes.decide(Instant::ZERO));
+        assert!(votes.decide(Instant::ZERO, VOTES_MIN));
         let later = Instant::ZERO + ROUND_MAX;
         for number in 0..VOTES_MAX as u8 {
             assert!(!votes.cast(later, voter(number), seen(2)));
