@@ -44,6 +44,7 @@
 //! **Why does a flood not end lookups?** Answers leave a third of the quota alone, and queries that wait for room are sent when
 //! there is some.
 
+pub mod actor;
 pub mod address;
 pub mod bencode;
 mod bloom;

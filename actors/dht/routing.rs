@@ -278,7 +278,8 @@ impl RoutingTable {
         }
     }
 
-    /// The nodes nearest to a target that are not bad, nearest first. With `good_only` none that has failed or been silent
+    /// The nodes nearest to a target that are not bad, nearest first; those whose ids do not fit their addresses come after all
+    /// others. With `good_only` none that has failed or been silent
     /// for long: these are the ones to name to others.
     pub fn closest(
         &self,
@@ -294,14 +295,22 @@ impl RoutingTable {
                 Standing::Questionable => !good_only,
                 Standing::Bad => false,
             })
-            .map(|entry| (entry.contact.id.distance(target), entry.contact))
+            .map(|entry| {
+                // Otherwise ids that were chosen to be near would push everybody else out of every answer (BEP 42).
+                let is_doubtful = self.prefers_valid && !entry.is_valid;
+                (
+                    is_doubtful,
+                    entry.contact.id.distance(target),
+                    entry.contact,
+                )
+            })
             .collect();
         if near.len() > count {
             near.select_nth_unstable(count);
             near.truncate(count);
         }
         near.sort_unstable();
-        near.into_iter().map(|(_, contact)| contact).collect()
+        near.into_iter().map(|(_, _, contact)| contact).collect()
     }
 
     /// The node that has not answered for longest, if that is at least `age`, and whether its bucket has room for more.

@@ -13,6 +13,7 @@ use mischief_actors::identity::{Identity, PeerId};
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
+use super::dht::DhtOptions;
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
@@ -76,6 +77,7 @@ pub(crate) struct Settings {
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
     pub(crate) driver: DriverKind,
+    pub(crate) dht: Option<DhtOptions>,
 }
 
 impl Settings {
@@ -131,6 +133,7 @@ impl NodeBuilder {
             callbacks: Callbacks::default(),
             runtime: None,
             driver: DriverKind::default(),
+            dht: None,
         };
         NodeBuilder(settings, Vec::new())
     }
@@ -243,6 +246,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes part in the BitTorrent Mainline DHT: others with the same protocol are found through it, and
+    /// [`Node::dht`] can be used. Without this nothing is sent there.
+    pub fn dht(mut self, options: DhtOptions) -> NodeBuilder {
+        self.0.dht = Some(options);
+        self
+    }
+
     /// The selector of a runtime of the node's own.
     pub fn driver(mut self, driver: DriverKind) -> NodeBuilder {
         self.0.driver = driver;
@@ -275,7 +285,7 @@ impl NodeBuilder {
         let node = Node::assemble(Parts {
             id,
             hub,
-            backend: launched.backend,
+            backend: launched.backend.into(),
             runtime,
             kept,
         });
@@ -286,6 +296,14 @@ impl NodeBuilder {
             Ok(addrs) => node.set_listen_addrs(addrs),
             Err(error) => {
                 // Handlers may hold the node, so that dropping it here would not be enough.
+                node.stop(DROP_DEADLINE);
+                return Err(error);
+            }
+        }
+        if let Some(options) = &settings.dht {
+            let directory = settings.data_dir.as_ref().and_then(|path| path.to_str());
+            let directory = directory.map(str::to_owned);
+            if let Err(error) = node.start_dht(options, &settings.protocol, directory) {
                 node.stop(DROP_DEADLINE);
                 return Err(error);
             }

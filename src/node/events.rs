@@ -44,6 +44,16 @@ pub enum NodeEvent {
         /// Why.
         reason: DisconnectReason,
     },
+    /// The DHT can be used: the first lookup of the node's own id in it has ended, and there are nodes.
+    DhtReady {
+        /// How many.
+        nodes: usize,
+    },
+    /// The DHT knows of a node with the same protocol at this address. It is not known whether it is there.
+    DhtPeer {
+        /// Where.
+        addr: SocketAddr,
+    },
     /// Something went wrong that no call asked for.
     Error {
         /// What, for people.

@@ -412,6 +412,10 @@ impl Backend for Arc<Actors> {
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
     }
 
+    fn adopt(&self, actor: ActorId) {
+        self.roots.lock().push(actor);
+    }
+
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {
         let (reply, answer) = OneShot::pair(&self.handle);
         let closer = Closer {

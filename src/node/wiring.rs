@@ -9,7 +9,7 @@ use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
 use mischief_actors::peers::Direction;
-use mischief_reactor::Answer;
+use mischief_reactor::{ActorId, Answer};
 
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError};
@@ -36,6 +36,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Accepts messages of up to 16 MiB from a peer, now and whenever it is connected.
     fn trust(&self, peer: PeerId) -> Answer<Result<(), NodeError>>;
+
+    /// From now on this actor is stopped with the node.
+    fn adopt(&self, actor: ActorId) {
+        let _ = actor;
+    }
 
     /// Stops listening, closes every connection in good order, and answers when the last is gone; at the latest after
     /// `deadline`.

@@ -33,6 +33,9 @@ pub(super) fn join(network: &mut Network, number: usize, config: DhtConfig) -> u
     for _ in 0..if number == 0 { 0 } else { 2 } {
         let other = network.dice.below(number.min(8) as u64) as usize;
         begin.push(Network::public(other, Family::V4));
+        if other.is_multiple_of(2) {
+            begin.push(Network::public(other, Family::V6));
+        }
     }
     network.node(&addrs, config, &begin)
 }
