@@ -1,5 +1,6 @@
 //! A line of input, read into a command.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use data_encoding::BASE64;
@@ -7,6 +8,7 @@ use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::json::dht;
 use crate::json::error::{ErrorKind, RequestError};
 
 /// The longest message type, in bytes.
@@ -64,10 +66,12 @@ pub enum Command {
     Stats,
     /// Shut down.
     Shutdown,
+    /// Something about the DHT.
+    Dht(dht::Command),
 }
 
 /// The members of a command, as `docs/json.md` lists them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct CommandShape {
     /// The value of `cmd`.
     pub name: &'static str,
@@ -79,8 +83,37 @@ pub struct CommandShape {
     pub answers: &'static [&'static [&'static str]],
 }
 
+/// The lists that [`COMMANDS`] is made of, one for each file.
+const LISTS: &[&[CommandShape]] = &[BASE, dht::COMMANDS];
+
 /// Every command.
-pub const COMMANDS: &[CommandShape] = &[
+pub const COMMANDS: &[CommandShape] = &joined::<_, { total(LISTS) }>(LISTS);
+
+pub(super) const fn total<T>(lists: &[&[T]]) -> usize {
+    let (mut total, mut list) = (0, 0);
+    while list < lists.len() {
+        total += lists[list].len();
+        list += 1;
+    }
+    total
+}
+
+/// All of the lists in one, of which the first is not empty.
+pub(super) const fn joined<T: Copy, const N: usize>(lists: &[&[T]]) -> [T; N] {
+    let mut all = [lists[0][0]; N];
+    let (mut list, mut next) = (0, 0);
+    while list < lists.len() {
+        let mut place = 0;
+        while place < lists[list].len() {
+            all[next] = lists[list][place];
+            (next, place) = (next + 1, place + 1);
+        }
+        list += 1;
+    }
+    all
+}
+
+const BASE: &[CommandShape] = &[
     CommandShape {
         name: "id",
         required: &[],
@@ -303,12 +336,16 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
-        _ => unreachable!("every name of COMMANDS is handled"),
+        name => {
+            let read = dht::read(name, &mut members);
+            let read = read.expect("every name of COMMANDS is handled");
+            read.map(Command::Dht)
+        }
     }
 }
 
 /// The members of a command, taken out one by one.
-struct Members {
+pub(super) struct Members {
     shape: &'static CommandShape,
     members: Map<String, Value>,
 }
@@ -337,13 +374,13 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn value(&mut self, name: &str) -> Result<Value, RequestError> {
+    pub(super) fn value(&mut self, name: &str) -> Result<Value, RequestError> {
         self.members
             .remove(name)
             .ok_or_else(|| RequestError::bad_request(format!("`{name}` is missing")))
     }
 
-    fn text(&mut self, name: &str) -> Result<String, RequestError> {
+    pub(super) fn text(&mut self, name: &str) -> Result<String, RequestError> {
         match self.value(name)? {
             Value::String(text) => Ok(text),
             other => Err(wrong_type(name, "a text", &other)),
@@ -362,9 +399,30 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
+    pub(super) fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
         BASE64.decode(self.text(name)?.as_bytes()).map_err(|error| {
             let message = format!("`{name}` is not base64 with padding: {error}");
+            RequestError::bad_request(message)
+        })
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    pub(super) fn number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<u64>,
+    ) -> Result<u64, RequestError> {
+        let number = match self.value(name)? {
+            Value::Number(number) => number,
+            other => return Err(wrong_type(name, "a number", &other)),
+        };
+        let number = number.as_u64().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            let message = format!("`{name}` must be a whole number from {least} to {most}");
             RequestError::bad_request(message)
         })
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::json::command::RequestId;
+use crate::json::dht;
 use crate::json::error::RequestError;
 use crate::terminal::is_harmful;
 
@@ -75,6 +76,8 @@ pub enum Answer<'a> {
         /// The figures.
         stats: Value,
     },
+    /// About the DHT.
+    Dht(dht::Answer),
 }
 
 /// A connected peer.
@@ -165,6 +168,16 @@ pub enum Event<'a> {
         /// The bytes, in base64 with padding.
         base64: &'a str,
     },
+    /// The DHT can be used.
+    DhtReady {
+        /// How many nodes it has found.
+        nodes: usize,
+    },
+    /// The DHT names a node with the same protocol.
+    DhtPeer {
+        /// Where it may be.
+        addr: SocketAddr,
+    },
     /// Something went wrong that no command asked for.
     Error {
         /// For programs: one of the kinds of errors.
@@ -218,6 +231,14 @@ pub const EVENTS: &[EventShape] = &[
     EventShape {
         name: "bytes",
         members: &["peer", "base64"],
+    },
+    EventShape {
+        name: "dht_ready",
+        members: &["nodes"],
+    },
+    EventShape {
+        name: "dht_peer",
+        members: &["addr"],
     },
     EventShape {
         name: "error",
@@ -338,6 +359,8 @@ mod tests {
                 peer,
                 base64: "AP8=",
             },
+            Event::DhtReady { nodes: 8 },
+            Event::DhtPeer { addr },
             Event::Error {
                 kind: "internal",
                 message: "something",

@@ -5,6 +5,7 @@
 mod args;
 mod console;
 mod demo;
+mod dht;
 mod failure;
 mod id;
 mod json;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
+        Command::Dht(args) => dht::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use mischief::json::{ErrorKind, RequestError};
 use mischief::network_key::NetworkKey;
-use mischief::{Connecting, FindError, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir};
+use mischief::{
+    Connecting, DhtOptions, FindError, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir,
+};
 use mischief_reactor::io::SystemDisk;
 use mischief_reactor::io::signals::{Signal, Termination};
 
@@ -177,6 +179,12 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     }
     if let Some(max) = args.max_peers {
         builder = builder.max_peers(max);
+    }
+    if !args.no_dht {
+        let mut options = DhtOptions::default();
+        options.bootstrap.clone_from(&args.dht_bootstrap);
+        options.port = args.dht_port.map(u16::from);
+        builder = builder.dht(options);
     }
     if let Some(path) = &args.network_key_file {
         let key = NetworkKey::load(&SystemDisk, utf8(path)?).map_err(Failure::new)?;
