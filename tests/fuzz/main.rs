@@ -5,6 +5,7 @@
 //! for each target; a failure prints the seed and the input.
 
 mod connection;
+mod dht;
 mod json_line;
 
 use std::fs;
@@ -48,6 +49,21 @@ fn frames() {
 #[test]
 fn records() {
     run("records", connection::records, RUNS_SLOW);
+}
+
+#[test]
+fn dht_bencode() {
+    run("dht_bencode", dht::dht_bencode, RUNS);
+}
+
+#[test]
+fn dht_message() {
+    run("dht_message", dht::dht_message, RUNS);
+}
+
+#[test]
+fn dht_sequence() {
+    run("dht_sequence", dht::dht_sequence, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.
