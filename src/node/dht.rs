@@ -86,7 +86,7 @@ impl DhtError {
     /// The stable name of this error in the machine interface.
     pub fn kind(&self) -> &'static str {
         match self {
-            DhtError::Off => "off",
+            DhtError::Off => "unreachable",
             DhtError::Order(OrderError::Busy) => "busy",
             DhtError::Order(OrderError::Item(_)) => "too_large",
             DhtError::Order(_) => "unreachable",

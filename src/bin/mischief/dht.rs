@@ -393,10 +393,7 @@ fn item_answer(item: &Item) -> Answer {
 }
 
 fn refused(error: DhtError) -> RequestError {
-    match &error {
-        DhtError::Off => RequestError::new(ErrorKind::Unreachable, error.to_string()),
-        _ => RequestError::of_kind(error.kind(), error),
-    }
+    RequestError::of_kind(error.kind(), error)
 }
 
 fn stats_value(stats: &Stats) -> Value {
