@@ -2,6 +2,7 @@
 //! ones too.
 
 mod bare;
+mod dht;
 mod dials;
 mod disk;
 mod flow;
@@ -28,6 +29,7 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(disk::Disks::SMALL),
         Box::new(reading::Reading::SMALL),
         Box::new(reunion::Reunion),
+        Box::new(dht::Dht::SMALL),
     ]
 }
 
@@ -38,5 +40,7 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(mesh::Mesh::LARGE),
         Box::new(hostile::Hostile::LARGE),
         Box::new(scale::Scale::LARGE),
+        Box::new(dht::Dht::LARGE),
+        Box::new(dht::Eclipse),
     ]
 }
