@@ -284,3 +284,67 @@ fn in_the_simulator_nodes_meet_under_loss() {
         }
     }
 }
+
+/// What `mischief dht` prints in a DHT that begins at `begin`, and its exit code.
+fn dht(begin: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let fixed = ["dht", "--dht-bootstrap", begin, "--timeout", "20"];
+    let (code, output, errors) = process::run(&[&fixed[..], arguments].concat());
+    assert!(code == Some(0) || !errors.is_empty(), "a failure says why");
+    (code, output.trim_end().to_owned())
+}
+
+#[test]
+fn the_command_line_uses_the_dht() {
+    let mut hub = Program::node(&["--listen", "127.0.0.1:0", "--dht-bootstrap", "127.0.0.1:1"]);
+    let ready = hub.event("ready");
+    let begin = ready["listen"][0].as_str().expect("a text").to_owned();
+    let target = "6d33adc2b6b2c14c3036feefb7fedbca1a880527";
+    assert_eq!(
+        dht(&begin, &["put", "hello world"]),
+        (Some(0), target.to_owned())
+    );
+    assert_eq!(
+        dht(&begin, &["get", target]),
+        (Some(0), "hello world".to_owned())
+    );
+    assert_eq!(
+        dht(&begin, &["get", &"00".repeat(20)]).0,
+        Some(3),
+        "nothing is there"
+    );
+    let directory = process::TempDir::new();
+    let key_file = directory.path("key");
+    std::fs::write(&key_file, "07".repeat(32)).expect("it is writable");
+    for seq in [1, 2] {
+        let (code, put) = dht(
+            &begin,
+            &[
+                "--json",
+                "put",
+                "text",
+                "--key-file",
+                &key_file,
+                "--salt",
+                "s",
+            ],
+        );
+        let put: Value = serde_json::from_str(&put).expect("it is JSON");
+        assert_eq!((code, &put["seq"]), (Some(0), &json!(seq)));
+    }
+    assert_eq!(dht(&begin, &["announce", "thing", "8080"]).0, Some(0));
+    assert_eq!(
+        dht(&begin, &["find", "thing"]),
+        (Some(0), "127.0.0.1:8080".to_owned())
+    );
+    assert_eq!(dht(&begin, &["find", "nothing"]).0, Some(3));
+    assert!(dht(&begin, &["ping", &begin]).1.ends_with(" ms"));
+    let (code, crawled) = dht(&begin, &["crawl", "--places", "1"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        crawled.contains(&Dht::hash_of("thing").to_string()),
+        "{crawled}"
+    );
+    let (code, stats) = dht(&begin, &["--json", "stats"]);
+    let stats: Value = serde_json::from_str(&stats).expect("it is JSON");
+    assert_eq!((code, &stats["v4"]["good"]), (Some(0), &json!(1)));
+}

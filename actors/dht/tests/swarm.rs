@@ -97,6 +97,19 @@ fn measure(count: usize, hashes: usize, hours_of_churn: f64) -> Measured {
         let before = network.dht(seeker).stats.lookup_queries;
         let (found, time) = network.find(seeker, *info_hash);
         let after = network.dht(seeker).stats.lookup_queries;
+        if found.is_empty() {
+            let holders = nodes
+                .iter()
+                .filter(|node| network.dht(**node).storage.scrape(info_hash).is_some())
+                .count();
+            let now = network.now;
+            let stats = network.dht(seeker).stats(now);
+            println!(
+                "{info_hash}: not found after {time:?} with {} queries; {holders} nodes have it; the seeker knows {:?}",
+                after - before,
+                stats.good,
+            );
+        }
         measured.looked += 1;
         measured.found += usize::from(!found.is_empty());
         measured.times.push(time);
