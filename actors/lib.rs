@@ -4,5 +4,7 @@
 
 pub mod connection;
 pub mod dht;
+pub mod discovery;
 pub mod identity;
+pub mod mdns;
 pub mod peers;

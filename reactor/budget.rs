@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::io::memory::MemoryBudget;
+
 /// A shared allowance of bytes. Clones draw on the same allowance, from any thread; nothing ever waits.
 ///
 /// Whoever takes bytes gives the same number back when the memory is free again.
@@ -13,20 +15,40 @@ pub struct ByteBudget(Arc<Inner>);
 struct Inner {
     max: usize,
     used: AtomicUsize,
+    within: Option<Arc<MemoryBudget>>,
 }
 
 impl ByteBudget {
     /// An allowance of `max` bytes.
     pub fn new(max: usize) -> ByteBudget {
+        ByteBudget::made(max, None)
+    }
+
+    /// An allowance of `max` bytes that grants nothing while a runtime's memory is tight, and at most half of that memory
+    /// in all. It counts what was promised; whoever holds the memory counts that.
+    pub fn within(memory: &Arc<MemoryBudget>, max: usize) -> ByteBudget {
+        ByteBudget::made(max.min(memory.max() / 2), Some(memory.clone()))
+    }
+
+    fn made(max: usize, within: Option<Arc<MemoryBudget>>) -> ByteBudget {
         ByteBudget(Arc::new(Inner {
             max,
             used: AtomicUsize::new(0),
+            within,
         }))
     }
 
     /// Takes `bytes` out of the allowance, all or nothing. `false` means that they are not there.
     #[must_use]
     pub fn take(&self, bytes: usize) -> bool {
+        if self
+            .0
+            .within
+            .as_ref()
+            .is_some_and(|memory| memory.is_tight())
+        {
+            return false;
+        }
         let update = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.0.max);
         self.0
             .used
@@ -60,6 +82,18 @@ impl fmt::Debug for ByteBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::memory::MemoryKind;
+
+    #[test]
+    fn an_allowance_within_a_memory_grants_nothing_while_that_is_tight() {
+        let memory = Arc::new(MemoryBudget::new(100));
+        let budget = ByteBudget::within(&memory, 80);
+        assert_eq!(budget.max(), 50);
+        memory.adjust(MemoryKind::Payloads, 0, 75);
+        assert!(!budget.take(1));
+        memory.give(MemoryKind::Payloads, 1);
+        assert!(budget.take(50));
+    }
 
     #[test]
     fn a_budget_gives_all_or_nothing_and_takes_back() {

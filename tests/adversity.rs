@@ -593,7 +593,62 @@ fn a_program_that_does_not_pump_holds_up_its_peer_and_not_itself() {
             heard.load(Ordering::Relaxed)
         );
     }
-    assert_eq!(b.stats().memory_used, 0);
+    // What the connection keeps for the next messages goes when it has been quiet for a while.
+    let began = Instant::now();
+    while b.stats().memory_used > 0 {
+        assert!(began.elapsed() < LONG, "{:?}", b.stats());
+        b.pump(Duration::from_millis(100));
+    }
+}
+
+/// What a node is told to send does not take more than its memory either, however slowly others read.
+#[test]
+fn a_node_with_little_memory_sends_no_faster_than_it_is_read() {
+    const MEMORY_MAX: usize = 1 << 20;
+    const TO_EACH: usize = 60;
+    let mut limits = mischief::Limits::default();
+    limits.runtime.memory_max = MEMORY_MAX;
+    let a = builder().limits(limits).start().expect("it starts");
+    let heard = Arc::new(AtomicUsize::new(0));
+    let others: Vec<_> = (0..6).map(|_| node()).collect();
+    let mut ways = Vec::new();
+    let mut stay = Vec::new();
+    for other in &others {
+        let counting = heard.clone();
+        stay.push(other.on_bytes(move |_, bytes| {
+            counting.fetch_add(bytes.len(), Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(1));
+        }));
+        let peer = a.connect(&addr(other).to_string()).wait();
+        let way = a.outgoing(&peer.expect("it listens"));
+        ways.push(way.expect("it is connected"));
+    }
+    let too_large = SendError::TooLarge {
+        size: 900_000,
+        max: MEMORY_MAX / 4 * 3,
+    };
+    assert_eq!(ways[0].send_bytes(&[0; 900_000]), Err(too_large));
+    let mut most = 0;
+    let mut has_waited = false;
+    for _ in 0..TO_EACH {
+        for way in &ways {
+            while let Err(error) = way.send_bytes(&[7; 40_000]) {
+                assert_eq!(error, SendError::Full);
+                has_waited = true;
+                way.wait_for_room(LONG).expect("it is read");
+            }
+            most = most.max(a.stats().memory_used);
+        }
+    }
+    let began = Instant::now();
+    while heard.load(Ordering::Relaxed) < ways.len() * TO_EACH * 40_000 {
+        assert!(began.elapsed() < LONG, "{heard:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(has_waited);
+    // What waits counts, wherever it waits; memory grows in steps, and each core may be in the middle of one.
+    assert!(most > MEMORY_MAX / 2, "{most}");
+    assert!(most <= MEMORY_MAX + (256 << 10), "{most}");
 }
 
 /// The memory that strangers make a node hold comes back, also with a small limit on all of it.

@@ -5,8 +5,10 @@ mod process;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use process::{Program, Started, TempDir, run};
+use process::{LONG, Program, Started, TempDir, run};
 use serde_json::{Value, json};
 
 #[test]
@@ -354,6 +356,7 @@ fn a_peer_cannot_write_to_stderr_what_harms_a_terminal() {
     let mut console = Program::start(&[
         "node",
         "--ephemeral",
+        "--no-mdns",
         "--no-dht",
         "--exit-on-eof",
         "--connect",
@@ -372,4 +375,22 @@ fn a_peer_cannot_write_to_stderr_what_harms_a_terminal() {
         "{errors:?}"
     );
     assert_eq!(console.code(), Some(5));
+}
+
+/// The code that only a start runs is most of what a node that waits would hold.
+#[test]
+fn a_node_that_has_started_gives_the_memory_of_its_start_back() {
+    let mut program = Program::node(&["--listen", "127.0.0.1:0"]);
+    program.event("ready");
+    let began = Instant::now();
+    // Systems without such a file do not give it back either.
+    while program
+        .resident_of_files_kib()
+        .is_some_and(|kib| kib > 4096)
+    {
+        assert!(began.elapsed() < LONG);
+        thread::sleep(Duration::from_millis(10));
+    }
+    program.ask_well(json!({"cmd": "shutdown"}));
+    assert_eq!(program.code(), Some(0));
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mischief_reactor::io::memory::{MemoryBudget, MemoryKind, MemoryShare};
 use mischief_reactor::{
     Actor, ActorId, Address, Context, Drain, Event as Happening, Failure, Handle, Instant, Message,
     Recipient, StopReason,
@@ -199,6 +200,9 @@ pub struct ConnectionActor {
     lost: Option<ErrorKind>,
 }
 
+/// A connection that holds less than so many bytes of messages does not tell the node's accounting of it.
+const COUNTED_MIN: usize = 1024;
+
 /// Reports that a connection may keep while the judge is busy: each of them is made once in a connection's life, but
 /// `Alive` and `Figures`, which are dropped instead.
 const OUTBOX_MAX: usize = 4;
@@ -215,6 +219,23 @@ struct Extra {
     /// A report that the judge had no room for, and those after it.
     outbox: Vec<Report>,
     probe: Option<ProbeToken>,
+    /// What the node's accounting knows of; nothing while it is little.
+    held: Option<HeldMemory>,
+}
+
+/// The memory of a connection in the node's accounting.
+struct HeldMemory {
+    sending: MemoryShare,
+    partial: MemoryShare,
+}
+
+impl HeldMemory {
+    fn new(memory: &Arc<MemoryBudget>) -> HeldMemory {
+        HeldMemory {
+            sending: MemoryShare::new(memory, MemoryKind::Sending),
+            partial: MemoryShare::new(memory, MemoryKind::Reassembly),
+        }
+    }
 }
 
 impl Extra {
@@ -224,6 +245,7 @@ impl Extra {
             && self.unqueued.is_none()
             && self.outbox.is_empty()
             && self.probe.is_none()
+            && self.held.is_none()
     }
 }
 
@@ -625,6 +647,37 @@ impl ConnectionActor {
             DEADLINE_SLACK
         };
         cx.wake_at(deadline, slack);
+        self.count_memory(cx);
+    }
+
+    /// Has the node's accounting know of what the connection holds, if it is much. What is only kept for later is freed
+    /// while memory is tight.
+    fn count_memory(&mut self, cx: &Context<'_, Self>) {
+        let is_known = self
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.held.is_some());
+        let holds = |machine: &Connection| [machine.sending_bytes(), machine.partial_bytes()];
+        let [mut sending, mut partial] = holds(&self.machine);
+        sending += self.unqueued().map_or(0, Encoded::heap_bytes);
+        if sending + partial < COUNTED_MIN {
+            if is_known {
+                self.take_extra(|extra| extra.held.take());
+            }
+            return;
+        }
+        let memory = cx.memory();
+        if memory.is_tight() {
+            self.machine.shed();
+            [sending, partial] = holds(&self.machine);
+            sending += self.unqueued().map_or(0, Encoded::heap_bytes);
+        }
+        let held = self
+            .extra()
+            .held
+            .get_or_insert_with(|| HeldMemory::new(memory));
+        held.sending.set(sending);
+        held.partial.set(partial);
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {

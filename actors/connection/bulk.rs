@@ -198,6 +198,11 @@ impl BulkStreams {
         self.outgoing.values().map(|stream| stream.bytes).sum()
     }
 
+    /// Frees the memory that is kept for the next use.
+    pub(crate) fn shed(&mut self) {
+        self.spares = Spares::default();
+    }
+
     /// Bytes of memory held, roughly.
     pub(crate) fn heap_bytes(&self) -> usize {
         let chunks = |stream: &Outgoing| stream.data.iter().map(Vec::capacity).sum::<usize>();

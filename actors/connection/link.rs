@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use mischief_reactor::io::memory::{MemoryBudget, MemoryKind, MemoryShare};
 use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
 use super::reassembly::SPARE_BYTES_MAX;
-use super::record::{EncodeError, Encoded, Kind, LargeMessage, Records};
+use super::record::{EncodeError, Encoded, Kind, LargeMessage, RECORD_BYTES_MAX, Records};
 use crate::identity::PeerId;
 
 /// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
@@ -33,7 +34,7 @@ pub enum SendError {
     /// The peer is not connected, or its connection ended before the message was handed to the socket.
     #[error("the peer is gone: {0}")]
     Gone(Arc<str>),
-    /// The queue to the peer is above its high mark. Wait for room and send again.
+    /// The queue to the peer is above its high mark, or the node's memory is tight. Wait for room and send again.
     #[error("the queue to the peer is full")]
     Full,
     /// The body is larger than the peer accepts.
@@ -94,9 +95,10 @@ struct State {
     buffer: Option<Box<Buffer>>,
 }
 
-#[derive(Default)]
 struct Buffer {
     records: Encoded,
+    /// The memory of the records, and of what is spare.
+    share: MemoryShare,
     /// Bytes of records ever queued, and how many of them the socket has taken.
     queued: u64,
     sent: u64,
@@ -108,6 +110,25 @@ struct Buffer {
 }
 
 impl Buffer {
+    fn new(memory: &Arc<MemoryBudget>) -> Box<Buffer> {
+        Box::new(Buffer {
+            records: Encoded::new(),
+            share: MemoryShare::new(memory, MemoryKind::Sending),
+            queued: 0,
+            sent: 0,
+            waiting: std::collections::VecDeque::new(),
+            room: Vec::new(),
+            spare: Vec::new(),
+        })
+    }
+
+    /// Has the node's accounting know of the memory that is held.
+    #[inline]
+    fn count(&mut self) {
+        self.share
+            .set(self.records.heap_bytes() + self.spare.capacity());
+    }
+
     /// Whether nothing would be lost with it.
     fn is_unused(&self) -> bool {
         self.queued == 0 && self.waiting.is_empty() && self.room.is_empty()
@@ -166,7 +187,8 @@ impl Link {
         name: &str,
         body: &[u8],
     ) -> Result<u64, SendError> {
-        self.push(handle, body.len(), |records| records.push(kind, name, body))
+        let size = body.len();
+        self.push(handle, size, size, |records| records.push(kind, name, body))
     }
 
     /// Queues a message as [`Link::queue`] does. A large body is not copied: the connection holds it until all of it is
@@ -178,33 +200,39 @@ impl Link {
         name: &str,
         body: &Arc<[u8]>,
     ) -> Result<u64, SendError> {
-        self.push(handle, body.len(), |records| {
+        let size = body.len();
+        let copied = size.min(RECORD_BYTES_MAX);
+        self.push(handle, size, copied, |records| {
             records.push_shared(kind, name, body)
         })
     }
 
+    /// Of the `size` bytes of the body `copied` are copied into memory of the node.
     #[inline]
     fn push(
         &self,
         handle: &Handle,
         size: usize,
+        copied: usize,
         push: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
     ) -> Result<u64, SendError> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
-        let max = self.message_max() as usize;
-        if size > max {
+        let (max, memory) = (self.message_max() as usize, handle.memory());
+        if size > max || copied > memory.tight_from() {
+            let max = max.min(memory.tight_from());
             return Err(SendError::TooLarge { size, max });
         }
-        let buffer = state.buffer.get_or_insert_default();
+        let buffer = state.buffer.get_or_insert_with(|| Buffer::new(memory));
         let before = buffer.records.len();
-        if before >= LINK_QUEUE_HIGH {
+        if before >= LINK_QUEUE_HIGH || memory.is_tight() {
             return Err(SendError::Full);
         }
         push(&mut buffer.records)?;
         buffer.queued += (buffer.records.len() - before) as u64;
+        buffer.count();
         let end = buffer.queued;
         self.poke(handle, &mut state);
         Ok(end)
@@ -224,7 +252,11 @@ impl Link {
         let mut state = self.state.lock();
         state.consumed = state.consumed.saturating_add(message.credit);
         if !state.is_over && message.bytes.capacity() <= SPARE_BYTES_MAX {
-            state.buffer.get_or_insert_default().spare = message.bytes;
+            let buffer = state
+                .buffer
+                .get_or_insert_with(|| Buffer::new(handle.memory()));
+            buffer.spare = message.bytes;
+            buffer.count();
         }
         self.poke(handle, &mut state);
     }
@@ -262,17 +294,21 @@ impl Link {
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
         }
-        let Some(buffer) = &mut state.buffer else {
-            return Ok(None);
-        };
-        if buffer.records.len() < LINK_QUEUE_HIGH {
-            return Ok(None);
+        let full = |buffer: &&mut Box<Buffer>| buffer.records.len() >= LINK_QUEUE_HIGH;
+        if let Some(buffer) = state.buffer.as_mut().filter(full) {
+            if buffer.room.len() >= ROOM_WAITERS_MAX {
+                return Err(SendError::Full);
+            }
+            let (reply, answer) = OneShot::pair(handle);
+            buffer.room.push(reply);
+            return Ok(Some(answer));
         }
-        if buffer.room.len() >= ROOM_WAITERS_MAX {
-            return Err(SendError::Full);
+        drop(state);
+        if !handle.memory().is_tight() {
+            return Ok(None);
         }
         let (reply, answer) = OneShot::pair(handle);
-        buffer.room.push(reply);
+        handle.memory().when_loose(|| reply.send(Ok(())));
         Ok(Some(answer))
     }
 
@@ -304,6 +340,7 @@ impl Link {
                 room = std::mem::take(&mut buffer.room);
             }
             is_left = !buffer.records.is_empty();
+            buffer.count();
         }
         if state
             .buffer
@@ -354,6 +391,7 @@ impl Link {
             && buffer.records.is_empty()
         {
             buffer.records = Encoded::new();
+            buffer.count();
         }
     }
 
@@ -402,6 +440,7 @@ impl Link {
             Some(buffer) => {
                 buffer.records = Encoded::new();
                 buffer.spare = Vec::new();
+                buffer.count();
                 std::mem::take(&mut buffer.waiting)
             }
             None => return,

@@ -391,7 +391,30 @@ impl Connection {
         };
         phase
             + self.phase.heap_bytes()
-            + self.active.as_ref().map_or(0, |active| active.heap_bytes())
+            + self.active.as_ref().map_or(0, |_| size_of::<Active>())
+            + self.sending_bytes()
+            + self.partial_bytes()
+    }
+
+    /// Bytes of memory in which messages wait to be sent.
+    pub fn sending_bytes(&self) -> usize {
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.sending_bytes())
+    }
+
+    /// Bytes of memory that hold parts of frames and of messages.
+    pub fn partial_bytes(&self) -> usize {
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.partial_bytes())
+    }
+
+    /// Frees the memory that is only kept for what comes next.
+    pub fn shed(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.shed();
+        }
     }
 
     fn handle_handshake(&mut self, now: Instant, input: &mut &[u8]) {

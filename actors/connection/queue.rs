@@ -43,11 +43,11 @@ impl RecordQueue {
         self.bytes
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held, without the bodies that are shared with the sender.
     pub(crate) fn heap_bytes(&self) -> usize {
         let bytes_of = |chunk: &Chunk| match chunk {
             Chunk::Records(chunk) => chunk.capacity(),
-            Chunk::Shared(message) => size_of::<SharedMessage>() + message.waiting(),
+            Chunk::Shared(_) => size_of::<SharedMessage>(),
         };
         let chunks: usize = self.chunks.iter().map(bytes_of).sum();
         let spares: usize = self.spares.iter().map(Vec::capacity).sum();
@@ -174,6 +174,11 @@ impl RecordQueue {
     /// An emptied chunk, for its maker to use again.
     pub(crate) fn reclaim(&mut self) -> Option<Encoded> {
         self.spares.pop().map(Encoded::reusing)
+    }
+
+    /// Frees the chunks that are kept for the next use.
+    pub(crate) fn shed(&mut self) {
+        self.spares = Vec::new();
     }
 
     pub(crate) fn clear(&mut self) {

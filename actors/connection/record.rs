@@ -490,6 +490,8 @@ pub struct Encoded {
     before: Vec<Segment>,
     /// What the pieces in `before` count.
     before_bytes: usize,
+    /// What their records hold.
+    before_heap_bytes: usize,
     bytes: Vec<u8>,
     pub(crate) body_max: u32,
     count: u32,
@@ -501,6 +503,7 @@ impl Encoded {
         Encoded {
             before: Vec::new(),
             before_bytes: 0,
+            before_heap_bytes: 0,
             bytes: Vec::new(),
             body_max: 0,
             count: 0,
@@ -555,6 +558,7 @@ impl Encoded {
         check_outgoing(kind, name, body)?;
         if !self.bytes.is_empty() {
             self.before_bytes += self.bytes.len();
+            self.before_heap_bytes += self.bytes.capacity();
             let records = std::mem::take(&mut self.bytes);
             self.before.push(Segment::Records(records));
         }
@@ -602,14 +606,17 @@ impl Encoded {
     pub fn clear(&mut self) {
         self.before.clear();
         self.before_bytes = 0;
+        self.before_heap_bytes = 0;
         self.bytes.clear();
         self.body_max = 0;
         self.count = 0;
     }
 
-    /// Bytes of memory held, shared bodies included.
+    /// Bytes of memory held, without the bodies that are shared with the sender.
     pub fn heap_bytes(&self) -> usize {
-        self.before_bytes + self.bytes.capacity()
+        self.before_heap_bytes
+            + self.before.capacity() * size_of::<Segment>()
+            + self.bytes.capacity()
     }
 }
 

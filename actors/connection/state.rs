@@ -340,16 +340,23 @@ impl Active {
         self.bulk.clear();
     }
 
-    pub(crate) fn heap_bytes(&self) -> usize {
+    pub(crate) fn shed(&mut self) {
+        self.control.shed();
+        self.queues.iter_mut().for_each(RecordQueue::shed);
+        self.bulk.shed();
+        self.spare_body = Vec::new();
+    }
+
+    /// What waits to be sent, in bytes of memory.
+    pub(crate) fn sending_bytes(&self) -> usize {
         let queues: usize = self.queues.iter().map(RecordQueue::heap_bytes).sum();
+        self.control.heap_bytes() + queues + self.bulk.heap_bytes()
+    }
+
+    /// What has come and is not whole, in bytes of memory.
+    pub(crate) fn partial_bytes(&self) -> usize {
         let reassembly = self.reassembly.iter().flatten();
         let reassembly: usize = reassembly.map(Reassembly::heap_bytes).sum();
-        size_of::<Active>()
-            + self.partial.heap_bytes()
-            + self.control.heap_bytes()
-            + queues
-            + reassembly
-            + self.bulk.heap_bytes()
-            + self.spare_body.capacity()
+        self.partial.heap_bytes() + reassembly + self.spare_body.capacity()
     }
 }

@@ -201,6 +201,7 @@ pub struct Dht {
     pub(crate) was_ready: bool,
     pub(crate) routers_asked: Option<Instant>,
     pub(crate) checks_left: u32,
+    pub(crate) near_checks_left: u32,
     pub(crate) rounds: u64,
 }
 
@@ -235,6 +236,7 @@ impl Dht {
             was_ready: false,
             routers_asked: None,
             checks_left: super::upkeep::NEWCOMERS_PER_ROUND_MAX,
+            near_checks_left: super::upkeep::NEIGHBOURS_PER_ROUND_MAX,
             rounds: 0,
         }
     }

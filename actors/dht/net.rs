@@ -46,6 +46,8 @@ pub(crate) struct Net {
     pub(crate) failures: u32,
     /// Distant places that are still to be looked up.
     pub(crate) fills_left: usize,
+    /// The neighbourhood has been looked up again after the beginning.
+    pub(crate) is_settled: bool,
     /// About how many nodes there are.
     pub(crate) size: Option<f64>,
     pub(crate) is_server: bool,
@@ -74,6 +76,7 @@ impl Net {
             fill_at: None,
             failures: 0,
             fills_left: 0,
+            is_settled: false,
             size: None,
             is_server: role == Role::Server,
             confirmed: now,

@@ -63,16 +63,9 @@ impl Dht {
             return;
         }
         self.answer_query(now, from, transaction, query);
-        if read_only || self.checks_left == 0 {
-            return;
-        }
-        let Some(net) = &mut self.nets[family.index()] else {
-            return;
-        };
         // A node that asks is worth a look: it has a place if it answers.
-        if net.reaches(from.addr) && net.table.handle_query(now, from) {
-            self.checks_left -= 1;
-            self.query(now, from.addr, &Query::Ping, super::machine::Purpose::Check);
+        if !read_only {
+            self.consider_node(now, from);
         }
     }
 

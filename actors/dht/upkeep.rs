@@ -21,8 +21,14 @@ pub const CHECKS_PER_ROUND_MAX: usize = 16;
 /// Nodes that have asked us, or were named by the way, and that are asked in return in one round of upkeep.
 pub const NEWCOMERS_PER_ROUND_MAX: u32 = 16;
 
+/// The same for nodes of our neighbourhood: who stores something near us has to hear of them from us.
+pub const NEIGHBOURS_PER_ROUND_MAX: u32 = 32;
+
 /// Our neighbourhood is looked up again so often (BEP 5: a bucket unchanged for 15 minutes).
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
+/// The first time it is looked up again already after this.
+pub const SETTLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Distant places that are looked up once at the beginning.
 pub const FILLS: usize = 4;
@@ -139,6 +145,8 @@ impl Dht {
             net.fills_left = FILLS;
         }
         let next = match net.fills_left {
+            // Those that joined when we did know of us by then, and we of them.
+            0 if !std::mem::replace(&mut net.is_settled, true) => now + SETTLE_AFTER,
             0 => now + REFRESH_INTERVAL,
             _ => now,
         };
@@ -224,17 +232,27 @@ impl Dht {
     /// Nodes that an answer names by the way: some are worth a look.
     pub(crate) fn consider(&mut self, now: Instant, family: Family, response: &Response<'_>) {
         for node in response.contacts(family).take(super::routing::BUCKET_SIZE) {
-            let Some(net) = self.nets[family.index()]
-                .as_mut()
-                .filter(|_| self.checks_left > 0)
-            else {
-                return;
-            };
-            let is_ours = net.local.ip().is_loopback() || !is_local(node.addr.ip());
-            if is_ours && net.reaches(node.addr) && net.table.handle_query(now, node) {
-                self.checks_left -= 1;
-                self.query(now, node.addr, &Query::Ping, Purpose::Check);
+            let is_ours =
+                |net: &super::net::Net| net.local.ip().is_loopback() || !is_local(node.addr.ip());
+            if self.net(family).is_some_and(is_ours) {
+                self.consider_node(now, node);
             }
+        }
+    }
+
+    /// Pings a node that would get a place, as far as there are pings left for this round.
+    pub(crate) fn consider_node(&mut self, now: Instant, node: super::address::Contact) {
+        let Some(net) = &mut self.nets[Family::of(node.addr).index()] else {
+            return;
+        };
+        let is_near = net.table.own().common_bits(&node.id) + 1 >= net.table.depth();
+        let left = match is_near {
+            true => &mut self.near_checks_left,
+            false => &mut self.checks_left,
+        };
+        if net.reaches(node.addr) && net.table.handle_query(now, node) && *left > 0 {
+            *left -= 1;
+            self.query(now, node.addr, &Query::Ping, Purpose::Check);
         }
     }
 
@@ -278,6 +296,7 @@ impl Dht {
         }
         self.upkeep_at = Some(now + UPKEEP_INTERVAL);
         self.checks_left = NEWCOMERS_PER_ROUND_MAX;
+        self.near_checks_left = NEIGHBOURS_PER_ROUND_MAX;
         self.rounds += 1;
         if self.rounds.is_multiple_of(EXPIRE_EVERY) {
             self.storage.expire(now);

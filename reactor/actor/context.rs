@@ -17,7 +17,9 @@ use super::slot::Slot;
 use super::{
     Actor, ActorId, Address, AskError, Child, Handle, Message, Recipient, Reply, StopReason,
 };
+use crate::io::BufferPool;
 use crate::io::driver::{Disk, Interface, ListenOptions, Resolver, SocketId, Transmit, UdpOptions};
+use crate::io::memory::MemoryBudget;
 use crate::io::wheel::TimerId;
 use crate::random::Random;
 use crate::time::{Instant, WallTime};
@@ -291,8 +293,8 @@ impl<'a, A: Actor> Context<'a, A> {
     ///
     /// `WouldBlock`: bytes are kept already, and with these they would be more than
     /// [`Limits::unsent_max`](super::Limits::unsent_max); nothing was taken. `NotConnected` and `InvalidInput`: the
-    /// socket is not this actor's, no connection, or its writing half has been shut down. On any other error the
-    /// connection is gone.
+    /// socket is not this actor's, no connection, its writing half has been shut down, or these are more than 1 GiB. On
+    /// any other error the connection is gone.
     pub fn write(&mut self, socket: SocketId, bytes: &[u8]) -> io::Result<usize> {
         let id = self.id;
         self.core.write(id, socket, bytes)
@@ -450,8 +452,14 @@ impl<'a, A: Actor> Context<'a, A> {
     }
 
     /// The runtime's memory accounting, for what this actor keeps.
-    pub fn memory(&self) -> &crate::io::memory::MemoryBudget {
+    pub fn memory(&self) -> &Arc<MemoryBudget> {
         &self.core.shared.memory
+    }
+
+    /// The core's pool of buffers: for bytes that outlive a turn or go to other actors, counted against
+    /// [`Limits::memory_max`](super::Limits::memory_max) as long as they are held.
+    pub fn buffers(&mut self) -> &mut BufferPool {
+        &mut self.core.buffers
     }
 
     /// Runs `job` on the offload pool, where it may block, and has `done` turn its result into a message for this

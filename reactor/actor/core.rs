@@ -16,6 +16,7 @@ use super::slot::Slot;
 use super::sockets::{SocketExtras, SocketState};
 use super::stats::{CoreStats, STALLS_KEPT, Stall};
 use super::{ActorId, AskError, Event, StopReason};
+use crate::io::BufferPool;
 use crate::io::driver::{Driver, Ready, SocketId};
 use crate::io::memory::MemoryKind;
 use crate::io::wheel::{TimerId, Wheel};
@@ -148,6 +149,7 @@ pub struct Core {
     expiring_max: usize,
     pub(crate) watching_interfaces: Vec<ActorId>,
     pub(crate) read_buffer: Box<[u8]>,
+    pub(crate) buffers: BufferPool,
     pub(crate) scratch: Vec<u8>,
     ready: Vec<Ready>,
     mail: Vec<System>,
@@ -157,12 +159,13 @@ pub struct Core {
     /// Bytes of messages that this core has queued less those that it has handled. Messages between cores are queued
     /// by one and handled by another, so one core's number may be negative.
     pub(crate) queued_bytes: isize,
-    pub(crate) unsent_bytes: usize,
-    published_bytes: (isize, usize),
+    published_bytes: isize,
     idle: bool,
     /// An actor has been called since `spins` looked, and when that last was so.
     pub(crate) did_work: bool,
     worked_at: Instant,
+    /// See [`Limits::code_release`](super::Limits::code_release).
+    code_released_at: Instant,
     pub(crate) shutting_down: bool,
     pub(crate) ended: bool,
     pub(crate) stats: CoreStats,
@@ -218,17 +221,18 @@ impl Core {
             expiring_max: 0,
             watching_interfaces: Vec::new(),
             read_buffer: Box::default(),
+            buffers: BufferPool::new(shared.memory.clone()),
             scratch: Vec::new(),
             ready: Vec::new(),
             mail: Vec::new(),
             post: Vec::new(),
             owed: Owed::default(),
             queued_bytes: 0,
-            unsent_bytes: 0,
-            published_bytes: (0, 0),
+            published_bytes: 0,
             idle: false,
             did_work: false,
             worked_at: now,
+            code_released_at: now,
             shutting_down: false,
             ended: false,
             stats: CoreStats {
@@ -283,6 +287,7 @@ impl Core {
         self.idle = !self.has_work() && !self.spins() && self.remote().prepare_sleep();
         if self.idle {
             self.shrink_queues();
+            self.release_code();
             Turn::Asleep(self.wheel.next_deadline())
         } else {
             Turn::Work
@@ -293,6 +298,7 @@ impl Core {
     fn shrink_queues(&mut self) {
         const KEPT: usize = 1024;
         self.queue.shrink();
+        self.buffers.trim();
         if self.system.capacity() > KEPT {
             self.system = VecDeque::new();
         }
@@ -307,6 +313,14 @@ impl Core {
         }
         if self.mail.capacity() > KEPT {
             self.mail = Vec::new();
+        }
+    }
+
+    fn release_code(&mut self) {
+        let is_due = |every| self.now.saturating_duration_since(self.code_released_at) >= every;
+        if self.shared.limits.code_release.is_some_and(is_due) {
+            self.driver.release_code();
+            self.code_released_at = self.now;
         }
     }
 
@@ -527,17 +541,13 @@ impl Core {
 
     fn publish(&mut self) {
         self.settle_owed();
-        if self.published_bytes != (self.queued_bytes, self.unsent_bytes) {
-            let (queued, unsent) = self.published_bytes;
-            let memory = &self.shared.memory;
-            memory.adjust(
-                MemoryKind::Queues,
-                queued as usize,
-                self.queued_bytes as usize,
-            );
-            memory.adjust(MemoryKind::SendBuffers, unsent, self.unsent_bytes);
-            self.published_bytes = (self.queued_bytes, self.unsent_bytes);
+        if self.published_bytes != self.queued_bytes {
+            let (from, to) = (self.published_bytes as usize, self.queued_bytes as usize);
+            self.shared.memory.adjust(MemoryKind::Queues, from, to);
+            self.published_bytes = self.queued_bytes;
         }
+        self.buffers.settle();
+        self.shared.memory.tell_waiting();
         if self.remote().has_blocked() {
             self.remote().room.notify();
         }

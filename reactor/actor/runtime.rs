@@ -74,7 +74,7 @@ impl Handle {
     }
 
     /// The runtime's memory accounting.
-    pub fn memory(&self) -> &MemoryBudget {
+    pub fn memory(&self) -> &Arc<MemoryBudget> {
         &self.shared.memory
     }
 
@@ -415,7 +415,7 @@ fn share(
     if cores == 0 || cores > 255 {
         return Err(StartError::Cores(cores));
     }
-    let memory = MemoryBudget::new(limits.memory_max);
+    let memory = Arc::new(MemoryBudget::new(limits.memory_max));
     Ok(Shared::new(limits, memory, wakes, waiter))
 }
 

@@ -41,12 +41,20 @@ pub struct Limits {
     pub accept_budget: u32,
     /// Bytes of one connection that may wait for the kernel in user memory.
     pub unsent_max: usize,
-    /// Bytes over all pools, queues and reassembly of the runtime. Above it reading stops.
+    /// Bytes over all pools, queues and reassembly of the runtime. When it is reached nobody new is let in, and nothing is
+    /// read while a quarter of it holds something else than what waits to be sent. From three quarters on nothing more
+    /// is to be sent. How it is counted: [`MemoryBudget`].
     pub memory_max: usize,
     /// A handler that runs longer is reported as a [`Stall`](super::Stall).
     pub stall: Duration,
     /// How long a core looks for new work before it sleeps. Zero, the default, sleeps at once.
     pub spin: Duration,
+    /// A core that goes to sleep gives back the memory of the program's code that has been run, at most this often; it
+    /// never wakes for it. The pages stay in the system's cache, and the next run of the code maps them again, for some
+    /// microseconds. For programs that are idle most of the time on machines with little memory; `None`, the default:
+    /// never. Probes that the kernel has put into the code (uprobes) are lost; while a debugger is attached nothing is
+    /// given back. Linux only.
+    pub code_release: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -64,6 +72,7 @@ impl Default for Limits {
             memory_max: 256 << 20,
             stall: Duration::from_millis(100),
             spin: Duration::ZERO,
+            code_release: None,
         }
     }
 }
@@ -535,7 +544,7 @@ type Registry<'a> = BTreeMap<(NodeId, &'a str), (ActorId, TypeId)>;
 
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
-    pub(crate) memory: MemoryBudget,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) cores: Vec<Remote>,
     pub(crate) waiter: Arc<dyn Waiter>,
     pub(crate) nodes: AtomicU32,
@@ -546,7 +555,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         limits: Limits,
-        memory: MemoryBudget,
+        memory: Arc<MemoryBudget>,
         wakes: Vec<Arc<dyn Wake>>,
         waiter: Arc<dyn Waiter>,
     ) -> Arc<Shared> {

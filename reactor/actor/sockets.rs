@@ -13,7 +13,8 @@ use super::{ActorId, Event};
 use crate::io::driver::{
     Datagram, DetachedSocket, Driver, Ecn, ListenOptions, Ready, SocketId, Transmit, UdpOptions,
 };
-use crate::io::memory::reserve_one;
+use crate::io::memory::{MemoryKind, reserve_one};
+use crate::io::{BUFFER_BYTES_MAX, Buffer};
 use crate::sabotage::{self, Mutation};
 
 /// How long a listener that ran out of descriptors rests (connection resources come back by others' closing).
@@ -89,9 +90,8 @@ impl Flags {
 /// What only a socket needs whose kernel buffer is full, or whose datagrams have several recipients.
 #[derive(Default)]
 pub(crate) struct SocketExtras {
-    /// Bytes that the kernel has not taken, from `sent` on.
-    tail: Vec<u8>,
-    sent: usize,
+    /// Bytes that the kernel has not taken.
+    tail: Option<Buffer>,
     /// Ranges of first bytes of datagrams and who gets them.
     routes: Vec<(u8, u8, ActorId)>,
 }
@@ -186,8 +186,6 @@ impl Core {
 
     fn forget_socket(&mut self, socket: SocketId) {
         self.unlink_socket(socket.index);
-        let unsent = self.unsent(socket);
-        self.unsent_bytes -= unsent;
         self.drop_extras(socket.index);
         self.sockets[socket.index as usize] = SocketState::free();
         self.sockets_open -= 1;
@@ -390,7 +388,7 @@ impl Core {
             return;
         }
         let kind = state.kind;
-        if kind == Kind::Stream && self.shared.memory.is_over() {
+        if kind == Kind::Stream && self.shared.memory.is_deaf() {
             return self.starve(socket);
         }
         match kind {
@@ -669,7 +667,8 @@ impl Core {
     pub(crate) fn unsent(&self, socket: SocketId) -> usize {
         self.socket(socket)
             .and_then(|state| self.socket_extras(state))
-            .map_or(0, |extras| extras.tail.len() - extras.sent)
+            .and_then(|extras| extras.tail.as_deref())
+            .map_or(0, <[u8]>::len)
     }
 
     /// Writes as much as the kernel takes and keeps the rest. Returns how much is kept.
@@ -687,6 +686,10 @@ impl Core {
         }
         let mut bytes = bytes;
         let before = self.unsent(socket);
+        if bytes.len() > BUFFER_BYTES_MAX - before {
+            let text = "no more than 1 GiB of a connection can wait";
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
         if before == 0 && kind == Kind::Stream {
             match self.write_some(socket, bytes) {
                 Ok(written) => bytes = &bytes[written..],
@@ -706,13 +709,13 @@ impl Core {
                 "too many bytes are unsent",
             ));
         }
-        let extras = self.make_extras(socket.index);
-        if extras.sent >= extras.tail.len() - extras.sent {
-            // The peer may never catch up, so what has gone must not wait for the rest to go.
-            extras.tail.drain(..std::mem::take(&mut extras.sent));
+        let mut tail = self.make_extras(socket.index).tail.take();
+        // What cannot be refused any more is kept whether it fits into the memory bound or not.
+        match &mut tail {
+            Some(tail) => self.buffers.extend(tail, bytes),
+            None => tail = Some(self.buffers.hold(MemoryKind::SendBuffers, bytes)),
         }
-        extras.tail.extend_from_slice(bytes);
-        self.unsent_bytes += bytes.len();
+        self.make_extras(socket.index).tail = tail;
         Ok(before + bytes.len())
     }
 
@@ -740,24 +743,13 @@ impl Core {
         let is_wanted = state.flags.set(Flags::WANTS_WRITABLE, false);
         let shuts_down = state.write_half == WriteHalf::Closing;
         let extras = self.socket_extras.get_mut(state.extras as usize);
-        let (tail, sent) = extras.map_or_else(Default::default, |extras| {
-            (
-                std::mem::take(&mut extras.tail),
-                std::mem::take(&mut extras.sent),
-            )
-        });
-        if !tail.is_empty() {
-            let written = match self.write_some(socket, &tail[sent..]) {
-                Ok(written) => written,
-                Err(error) => {
-                    self.unsent_bytes -= tail.len() - sent;
-                    return self.broken(socket, error);
-                }
-            };
-            self.unsent_bytes -= written;
-            if sent + written < tail.len() {
-                let extras = self.make_extras(socket.index);
-                (extras.tail, extras.sent) = (tail, sent + written);
+        if let Some(mut tail) = extras.and_then(|extras| extras.tail.take()) {
+            match self.write_some(socket, &tail) {
+                Ok(written) => tail.consume(written),
+                Err(error) => return self.broken(socket, error),
+            }
+            if !tail.is_empty() {
+                self.make_extras(socket.index).tail = Some(tail);
                 return;
             }
             self.drop_extras(socket.index);

@@ -202,6 +202,9 @@ pub trait Driver {
     fn random(&mut self, bytes: &mut [u8]);
     /// A handle by which other threads end this core's wait.
     fn waker(&self) -> Arc<dyn Wake>;
+    /// Gives back the memory of code that has been run, where there is a way: see
+    /// [`Limits::code_release`](crate::Limits::code_release).
+    fn release_code(&mut self) {}
     /// The files of this node, for use on offload threads.
     fn disk(&self) -> Arc<dyn Disk>;
     /// Name resolution, for use on offload threads.

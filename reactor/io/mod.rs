@@ -29,14 +29,14 @@ pub mod wheel;
 
 use std::io;
 
-pub use buffer::{Buffer, BufferPool, POOLED_MAX, Payload};
+pub use buffer::{BUFFER_BYTES_MAX, Buffer, BufferPool, POOLED_MAX, Payload};
 pub use disk::SystemDisk;
 #[cfg(feature = "driver-mio")]
 pub use mio::{MioDriver, MioSelector};
 pub use offload::{
     OFFLOAD_QUEUE_MAX, OFFLOAD_THREADS_DEFAULT, OFFLOAD_THREADS_MAX, OffloadPool, OffloadStats,
 };
-pub use os::Watch;
+pub use os::{Watch, release_code};
 #[cfg(feature = "driver-polling")]
 pub use polling::{PollingDriver, PollingSelector};
 pub use random::SystemRandom;

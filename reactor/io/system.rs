@@ -375,6 +375,10 @@ impl<S: Selector> Driver for SystemDriver<S> {
         self.selector.waker()
     }
 
+    fn release_code(&mut self) {
+        os::release_code();
+    }
+
     fn disk(&self) -> Arc<dyn Disk> {
         self.shared.disk.clone()
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::json::dht;
 use crate::json::error::{ErrorKind, RequestError};
+use crate::json::mdns;
 
 /// The longest message type, in bytes.
 const TYPE_LEN_MAX: usize = 128;
@@ -64,6 +65,8 @@ pub enum Command {
     },
     /// Tell the node's statistics.
     Stats,
+    /// Something on the local network.
+    Mdns(mdns::MdnsCommand),
     /// Shut down.
     Shutdown,
     /// Something about the DHT.
@@ -162,6 +165,10 @@ const BASE: &[CommandShape] = &[
         optional: &[],
         answers: &[&["stats"]],
     },
+    mdns::BROWSE,
+    mdns::REGISTER,
+    mdns::SERVICES,
+    mdns::STOP,
     CommandShape {
         name: "shutdown",
         required: &[],
@@ -336,6 +343,7 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
+        name if name.starts_with("mdns_") => mdns::read(&mut members).map(Command::Mdns),
         name => {
             let read = dht::read(name, &mut members);
             let read = read.expect("every name of COMMANDS is handled");
@@ -351,6 +359,15 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// The name of the command.
+    pub(super) fn name(&self) -> &'static str {
+        self.shape.name
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
     fn refuse_unknown(&self) -> Result<(), RequestError> {
         let known = || self.shape.required.iter().chain(self.shape.optional);
         let Some(unknown) = self
@@ -404,10 +421,6 @@ impl Members {
             let message = format!("`{name}` is not base64 with padding: {error}");
             RequestError::bad_request(message)
         })
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
     }
 
     pub(super) fn number(
@@ -564,6 +577,15 @@ mod tests {
         check(r#"{"cmd":"shutdown"}"#, Command::Shutdown);
     }
 
+    /// A value that a member takes.
+    fn fitting(name: &str) -> String {
+        match name {
+            "port" => "9000".into(),
+            "txt" => "{}".into(),
+            _ => format!("\"{WHOLE_ID}\""),
+        }
+    }
+
     #[test]
     fn every_shape_is_complete() {
         for shape in COMMANDS {
@@ -572,13 +594,13 @@ mod tests {
                 shape
                     .required
                     .iter()
-                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
+                    .map(|name| format!(r#""{name}":{}"#, fitting(name))),
             );
             members.extend(
                 shape
                     .optional
                     .iter()
-                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
+                    .map(|name| format!(r#""{name}":{}"#, fitting(name))),
             );
             let whole = format!("{{{}}}", members.join(","));
             assert!(parse_text(&whole).command.is_ok(), "{whole}");

@@ -11,9 +11,11 @@ mod command;
 pub mod dht;
 mod error;
 mod line;
+mod mdns;
 mod output;
 
 pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
+pub use mdns::{FoundService, MdnsCommand, MdnsLine, MdnsServices, RegisteredService, TxtEntries};
 pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, to_line};

@@ -10,6 +10,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 use crate::json::command::RequestId;
 use crate::json::dht;
 use crate::json::error::RequestError;
+use crate::json::mdns::{self, MdnsServices};
 use crate::terminal::is_harmful;
 
 /// The answer to a request.
@@ -71,6 +72,8 @@ pub enum Answer<'a> {
         /// For how many it was not.
         failed: usize,
     },
+    /// To `mdns_services`.
+    Mdns(MdnsServices),
     /// To `stats`.
     Stats {
         /// The figures.
@@ -232,6 +235,13 @@ pub const EVENTS: &[EventShape] = &[
         name: "bytes",
         members: &["peer", "base64"],
     },
+    mdns::FOUND,
+    mdns::UPDATED,
+    mdns::LOST,
+    mdns::REGISTERED,
+    mdns::RENAMED,
+    mdns::TYPE_FOUND,
+    mdns::PEER_FOUND,
     EventShape {
         name: "dht_ready",
         members: &["nodes"],
@@ -368,8 +378,11 @@ mod tests {
             Event::Lost { count: 3 },
             Event::Stopped { reason },
         ];
-        assert_eq!(events.len(), EVENTS.len());
-        for (event, shape) in events.iter().zip(EVENTS) {
+        // Those of the local network are checked beside their definition.
+        let is_here = |shape: &&EventShape| !mdns::is_event(shape.name);
+        let shapes: Vec<_> = EVENTS.iter().filter(is_here).collect();
+        assert_eq!(events.len(), shapes.len());
+        for (event, shape) in events.iter().zip(shapes) {
             let line = text(event);
             let begin = format!("{{\"event\":\"{}\"", shape.name);
             assert!(line.starts_with(&begin), "{line}");

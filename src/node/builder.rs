@@ -17,6 +17,7 @@ use super::dht::DhtOptions;
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
+use super::mdns::MDNS_TYPE_DEFAULT;
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -78,6 +79,9 @@ pub(crate) struct Settings {
     pub(crate) runtime: Option<Handle>,
     pub(crate) driver: DriverKind,
     pub(crate) dht: Option<DhtOptions>,
+    pub(crate) mdns: bool,
+    pub(crate) mdns_type: String,
+    pub(crate) mdns_instance: Option<String>,
 }
 
 impl Settings {
@@ -102,6 +106,12 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The settings of a node of which nothing has been said.
+#[cfg(test)]
+pub(super) fn default_settings() -> Settings {
+    NodeBuilder::new().0
 }
 
 fn is_name(text: &str) -> bool {
@@ -134,6 +144,9 @@ impl NodeBuilder {
             runtime: None,
             driver: DriverKind::default(),
             dht: None,
+            mdns: false,
+            mdns_type: MDNS_TYPE_DEFAULT.to_owned(),
+            mdns_instance: None,
         };
         NodeBuilder(settings, Vec::new())
     }
@@ -259,6 +272,25 @@ impl NodeBuilder {
         self
     }
 
+    /// Whether to announce the node on the local network, and to connect to nodes of the same protocol that are found
+    /// there; see [`Node::mdns`]. Without it not. A node that listens on loopback alone never does.
+    pub fn mdns(mut self, is_on: bool) -> NodeBuilder {
+        self.0.mdns = is_on;
+        self
+    }
+
+    /// The service type under which nodes find each other on the local network. Without it `_rats._tcp`.
+    pub fn mdns_type(mut self, service_type: impl Into<String>) -> NodeBuilder {
+        self.0.mdns_type = service_type.into();
+        self
+    }
+
+    /// What the node calls itself on the local network. Without it the short form of its id.
+    pub fn mdns_instance(mut self, instance: impl Into<String>) -> NodeBuilder {
+        self.0.mdns_instance = Some(instance.into());
+        self
+    }
+
     /// Starts the node. When this returns it listens.
     ///
     /// Reads and writes the data directory, so it blocks for as long as the disk takes. Not for core threads.
@@ -286,6 +318,8 @@ impl NodeBuilder {
             id,
             hub,
             backend: launched.backend.into(),
+            finder: launched.finder,
+            mdns: launched.mdns,
             runtime,
             kept,
         });
@@ -293,7 +327,15 @@ impl NodeBuilder {
             prepare(&node);
         }
         match launched.listening.start(&settings) {
-            Ok(addrs) => node.set_listen_addrs(addrs),
+            Ok(addrs) => {
+                node.set_listen_addrs(addrs);
+                if settings.mdns {
+                    // Whoever cannot be found this way may be by others; a node never fails for it.
+                    node.mdns()
+                        .start()
+                        .unwrap_or_else(|error| log::warn!("mdns cannot be started: {error}"));
+                }
+            }
             Err(error) => {
                 // Handlers may hold the node, so that dropping it here would not be enough.
                 node.stop(DROP_DEADLINE);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
-use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::dht::actor::{
     Ask, DhtActor, DhtMessage, DhtSettings, Finds, Observer, everywhere,
 };
@@ -15,14 +14,15 @@ use mischief_actors::dht::{
     Announcement, Bloom, Contact, DhtConfig, DhtEvent, Item, ItemKey, MutablePut, NodeId, Order,
     OrderError, Outcome, Standing, Stats, Stored, item,
 };
+use mischief_actors::discovery::{Find, Source};
 use mischief_reactor::{Address, Answer, AskError, Child, Reply, WaitError};
 use parking_lot::Mutex;
 
+use super::discovery::Finder;
 use super::dispatch::Hub;
 use super::error::{NodeError, StartError};
 use super::events::NodeEvent;
 use super::pending::{Pending, block_on};
-use super::wiring::Backend;
 
 /// An order of the DHT takes at most this long, unless its call says otherwise.
 pub const DHT_DEADLINE: Duration = Duration::from_secs(30);
@@ -33,14 +33,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Finds that wait for whoever looks for them; further ones are dropped.
 const FINDS_MAX: usize = 1024;
 
-/// Discovered addresses are not dialled again for this long.
-const REDIAL_AFTER: Duration = Duration::from_secs(60);
+/// A discovered address is not told again for this long.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Discovered addresses that are remembered.
-const DIALLED_MAX: usize = 256;
-
-/// With this many peers discovery dials nobody more.
-const WANTED: usize = 16;
+const TOLD_MAX: usize = 256;
 
 /// How a node takes part in the DHT; see [`NodeBuilder::dht`](super::NodeBuilder::dht).
 #[derive(Clone, Debug)]
@@ -560,7 +557,7 @@ pub(crate) fn launch(
     directory: Option<String>,
     listen: &[SocketAddr],
     hub: &Arc<Hub>,
-    dial: Arc<dyn Backend>,
+    finder: Arc<Finder>,
 ) -> Result<Address<DhtActor>, StartError> {
     let port = |addr: &SocketAddr| options.port.unwrap_or(addr.port());
     let mut addrs: Vec<SocketAddr> = Vec::new();
@@ -590,7 +587,7 @@ pub(crate) fn launch(
     };
     let face: Arc<dyn Observer> = Arc::new(Face {
         hub: hub.clone(),
-        dial,
+        finder,
         listen: listen.to_vec(),
         state: Mutex::default(),
     });
@@ -598,17 +595,17 @@ pub(crate) fn launch(
     Ok(hub.handle.spawn(0, move || Child::new(actor).name("dht"))?)
 }
 
-/// Passes on what the DHT tells, and has discovered peers dialled.
+/// Passes on what the DHT tells, and what it finds to whoever decides about dialling.
 struct Face {
     hub: Arc<Hub>,
-    dial: Arc<dyn Backend>,
+    finder: Arc<Finder>,
     listen: Vec<SocketAddr>,
-    state: Mutex<Dialled>,
+    state: Mutex<Told>,
 }
 
 #[derive(Default)]
-struct Dialled {
-    /// When each was dialled last.
+struct Told {
+    /// When each was told last.
     at: BTreeMap<SocketAddr, Duration>,
     external: Vec<IpAddr>,
 }
@@ -627,11 +624,11 @@ impl Face {
         {
             let mut state = self.state.lock();
             let last = state.at.get(&addr);
-            if last.is_some_and(|last| clock.saturating_sub(*last) < REDIAL_AFTER) {
+            if last.is_some_and(|last| clock.saturating_sub(*last) < TOLD_AGAIN_AFTER) {
                 return;
             }
             state.at.insert(addr, clock);
-            if state.at.len() > DIALLED_MAX {
+            if state.at.len() > TOLD_MAX {
                 let oldest = state
                     .at
                     .iter()
@@ -641,10 +638,11 @@ impl Face {
             }
         }
         self.hub.announce(NodeEvent::DhtPeer { addr });
-        if self.hub.roster.len() < WANTED {
-            // The peers actor reports what becomes of it, as of every connection.
-            drop(self.dial.connect(Endpoint::Address(addr), None));
-        }
+        self.finder.find(Find {
+            addr,
+            peer_id: None,
+            source: Source::Dht,
+        });
     }
 }
 

@@ -447,9 +447,7 @@ impl Hub {
                     start = end;
                 }
                 Item::Large(link, message) => {
-                    let bytes = message.message().body.len();
-                    run.large(&link, *message);
-                    self.handle.memory().give(MemoryKind::Payloads, bytes);
+                    run.large(&link, *message, true);
                 }
                 Item::Event(event) => run.event(&event),
             }
@@ -504,7 +502,7 @@ impl Deliver for Hub {
         }
         if self.callbacks == Callbacks::Inline {
             if !link.is_muted() {
-                Run::new(self).large(link, message);
+                Run::new(self).large(link, message, false);
             }
             return;
         }
@@ -562,8 +560,12 @@ impl<'a> Run<'a> {
         link.consumed(&self.hub.handle, credit);
     }
 
-    fn large(&mut self, link: &Link, message: LargeMessage) {
+    fn large(&mut self, link: &Link, message: LargeMessage, is_counted: bool) {
         self.message(link.peer(), message.message());
+        if is_counted {
+            let bytes = message.message().body.len();
+            self.hub.handle.memory().give(MemoryKind::Payloads, bytes);
+        }
         link.consumed_large(&self.hub.handle, message);
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use mischief_actors::connection::endpoint::AddrError;
+use mischief_actors::mdns::MdnsError;
 use mischief_actors::peers;
 use mischief_reactor::AskError;
 
@@ -117,6 +118,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The type under which to announce the node cannot be one.
+    #[error(transparent)]
+    BadMdns(MdnsError),
     /// The application's protocol has no name or version, or too long a one.
     #[error(
         "a protocol has a name and a version, each of 1 to 64 bytes without control characters"

@@ -9,7 +9,9 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use mischief_actors::connection::reason::DisconnectReason;
+use mischief_actors::discovery::Source;
 use mischief_actors::identity::PeerId;
+use mischief_actors::mdns::MdnsEvent;
 use mischief_actors::peers::Direction;
 use mischief_reactor::WaitError;
 use parking_lot::Mutex;
@@ -54,6 +56,18 @@ pub enum NodeEvent {
         /// Where.
         addr: SocketAddr,
     },
+    /// Somebody was found who may be a peer, by a source for the first time or at an address that was not known. The node
+    /// connects by itself if it wants more peers.
+    PeerFound {
+        /// Who, if the source knows. Not verified.
+        peer: Option<PeerId>,
+        /// Where.
+        addr: SocketAddr,
+        /// By whom.
+        source: Source,
+    },
+    /// Something happened on the local network ([`Node::mdns`](super::Node::mdns)).
+    Mdns(MdnsEvent),
     /// Something went wrong that no call asked for.
     Error {
         /// What, for people.

@@ -26,9 +26,11 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::builder::Settings;
+use super::discovery::Finder;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
 use super::info::PeerInfo;
+use super::mdns;
 use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
@@ -43,6 +45,8 @@ const CONNECT_GRACE: Duration = Duration::from_secs(5);
 /// What has come of [`launch`].
 pub(crate) struct Launched {
     pub(crate) backend: Box<dyn Backend>,
+    pub(crate) finder: Arc<Finder>,
+    pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) listening: Listening,
 }
 
@@ -56,14 +60,19 @@ pub(crate) fn launch(
     let peers_limits = peers_limits(settings);
     let maker = ConfigMaker::new(settings, identity.clone(), &handle)?;
     let trusted = Arc::new(Mutex::new(BTreeSet::new()));
+    let own = identity.peer_id();
+    let finder = Arc::new(Finder::new(own, peers_limits.peers_max, hub.clone()));
+    let mdns = mdns::Subsystem::new(settings, own, hub, finder.clone())?;
     let face = Face {
         hub: hub.clone(),
+        finder: finder.clone(),
         trusted: trusted.clone(),
     };
     let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
     let peers = handle.spawn(0, move || {
         Child::once(PeersActor::new(machine, Arc::new(face))).name("peers")
     })?;
+    finder.set_peers(peers);
     let common = Arc::new(Common {
         config: Mutex::new(Arc::new(maker.make(settings, Vec::new()))),
         deliver: hub.clone(),
@@ -98,6 +107,8 @@ pub(crate) fn launch(
     });
     Ok(Launched {
         backend: Box::new(actors.clone()),
+        finder,
+        mdns: Arc::new(mdns),
         listening: Listening {
             actors,
             common,
@@ -184,7 +195,7 @@ impl ConfigMaker {
             identity,
             static_secret,
             protocol: ProtocolHash::new(name, version).ok_or(StartError::BadProtocol)?,
-            reassembly: ByteBudget::new(settings.limits.reassembly_bytes_max),
+            reassembly: ByteBudget::within(handle.memory(), settings.limits.reassembly_bytes_max),
             // What a simulation does must not depend on the machine it runs on.
             aes_hardware: settings
                 .aes_hardware
@@ -222,6 +233,7 @@ fn has_aes_hardware() -> bool {
 /// Passes on what the peers actor tells.
 struct Face {
     hub: Arc<Hub>,
+    finder: Arc<Finder>,
     trusted: Arc<Mutex<BTreeSet<PeerId>>>,
 }
 
@@ -248,6 +260,7 @@ impl Observer for Face {
                 ));
             }
         }
+        self.finder.connected(*id);
         self.hub.connected(
             *id,
             Announced {
@@ -263,6 +276,7 @@ impl Observer for Face {
         let PeersEvent::Disconnected { id, reason, .. } = event else {
             return;
         };
+        self.finder.disconnected(*id);
         self.hub.disconnected(*id, *reason);
     }
 }

@@ -18,16 +18,20 @@
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
 //! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
+//! | `mdns.rs` | the local network; [`Mdns`] |
+//! | `discovery.rs` | what was found, on its way to who decides whom to dial |
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
 
 mod builder;
 mod dht;
+mod discovery;
 mod dispatch;
 mod error;
 mod events;
 mod handlers;
 mod info;
 mod launch;
+mod mdns;
 mod outgoing;
 mod pending;
 mod reachable;
@@ -62,6 +66,12 @@ pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
+pub use mdns::{MDNS_TYPE_DEFAULT, Mdns, MdnsFailure};
+pub use mischief_actors::discovery::{Candidate, Source};
+pub use mischief_actors::mdns::{
+    Found, InterestId, MdnsError, MdnsEvent, MdnsStats, Service, ServiceId, ServiceType, Txt,
+    actor::MdnsReport,
+};
 pub use mischief_actors::peers::Direction;
 pub use outgoing::Outgoing;
 pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
@@ -118,6 +128,8 @@ pub(crate) struct Parts {
     pub(crate) id: PeerId,
     pub(crate) hub: Arc<Hub>,
     pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) finder: Arc<discovery::Finder>,
+    pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) runtime: Option<Runtime>,
     pub(crate) kept: Kept,
 }
@@ -128,6 +140,8 @@ struct Core {
     listen_addrs: OnceLock<Vec<SocketAddr>>,
     hub: Arc<Hub>,
     backend: Arc<dyn Backend>,
+    finder: Arc<discovery::Finder>,
+    mdns: Arc<mdns::Subsystem>,
     /// Set once, at the end of the start.
     dht: OnceLock<Address<DhtActor>>,
     runtime: Mutex<Option<Runtime>>,
@@ -150,6 +164,8 @@ impl Node {
             hub: parts.hub,
             backend: parts.backend,
             dht: OnceLock::new(),
+            finder: parts.finder,
+            mdns: parts.mdns,
             runtime: Mutex::new(parts.runtime),
             kept: Mutex::new(parts.kept),
             is_stopping: AtomicBool::new(false),
@@ -174,6 +190,7 @@ impl Node {
     }
 
     pub(crate) fn set_listen_addrs(&self, addrs: Vec<SocketAddr>) {
+        self.0.mdns.set_listen_addrs(&addrs);
         let is_new = self.0.listen_addrs.set(addrs).is_ok();
         assert!(is_new, "a node starts to listen once");
     }
@@ -184,9 +201,14 @@ impl Node {
         protocol: &(String, String),
         directory: Option<String>,
     ) -> Result<(), StartError> {
-        let (hub, backend) = (self.hub(), self.0.backend.clone());
+        let (hub, finder) = (self.hub(), self.0.finder.clone());
+        if options.discovery
+            && let Err(error) = finder.start()
+        {
+            log::warn!("nobody who is found in the DHT will be dialled: {error}");
+        }
         let listen = self.listen_addrs();
-        let address = dht::launch(options, protocol, directory, listen, hub, backend)?;
+        let address = dht::launch(options, protocol, directory, listen, hub, finder)?;
         self.0.backend.adopt(address.id());
         let is_new = self.0.dht.set(address).is_ok();
         assert!(is_new, "a node starts its DHT once");
@@ -279,6 +301,18 @@ impl Node {
     /// Accepts messages of up to 16 MiB from a peer, where others may send 1 MiB.
     pub fn trust(&self, peer: &PeerId) -> Pending<(), NodeError> {
         Pending::asked(self.hub(), self.0.backend.trust(*peer))
+    }
+
+    // ---- finding
+
+    /// Services on the local network, and this node among them.
+    pub fn mdns(&self) -> Mdns {
+        Mdns(self.0.mdns.clone())
+    }
+
+    /// Everybody who was found by any source, connected or not, with where and by whom.
+    pub fn found_peers(&self) -> Pending<Vec<Candidate>, NodeError> {
+        self.0.finder.candidates()
     }
 
     // ---- sending
@@ -456,6 +490,8 @@ impl Core {
                 .wait(&self.stopped, &mut has_stopped, Some(rest()))
                 .is_ok();
         }
+        self.mdns.end();
+        self.finder.stop();
         let closed = self.backend.stop(deadline).wait_for(rest());
         let mut in_time = matches!(closed, Ok(Ok(())));
         self.hub.close();

@@ -7,6 +7,7 @@
 mod connection;
 mod dht;
 mod json_line;
+mod mdns;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -64,6 +65,16 @@ fn dht_message() {
 #[test]
 fn dht_sequence() {
     run("dht_sequence", dht::dht_sequence, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packet() {
+    run("mdns_packet", mdns::mdns_packet, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packets() {
+    run("mdns_packets", mdns::mdns_packets, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

@@ -68,9 +68,9 @@ impl Program {
         program
     }
 
-    /// `mischief node --json --ephemeral` with further arguments.
+    /// `mischief node --json --ephemeral --no-mdns` with further arguments: nodes of other tests must not connect to it.
     pub(crate) fn node(arguments: &[&str]) -> Program {
-        let fixed = ["node", "--json", "--ephemeral"];
+        let fixed = ["node", "--json", "--ephemeral", "--no-mdns"];
         let mut arguments = [&fixed[..], arguments].concat();
         if !arguments
             .iter()
@@ -266,10 +266,17 @@ impl Program {
 
     /// Resident memory in KiB, where the system has a file that says so.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Resident pages of files, code above all, in KiB.
+    pub(crate) fn resident_of_files_kib(&self) -> Option<u64> {
+        self.status_kib("RssFile:")
+    }
+
+    fn status_kib(&self, field: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
         line.split_whitespace().next()?.parse().ok()
     }
 }

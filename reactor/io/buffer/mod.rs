@@ -17,7 +17,7 @@ mod pool;
 pub use block::POOLED_MAX;
 pub use owned::Buffer;
 pub use payload::Payload;
-pub use pool::BufferPool;
+pub use pool::{BUFFER_BYTES_MAX, BufferPool};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ pub(super) const CACHED_SHARE: usize = 8;
 /// What was in use at once fades by this part of each block that is taken.
 const FADING: usize = 64;
 /// The longest buffer: what can be counted in 32 bits and laid out on any machine.
-const CAPACITY_MAX: usize = 1 << 30;
+pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Bytes by which the shared accounting may lag behind one pool, and which a pool may take before it looks there again.
 const UNSETTLED_MAX: isize = 64 * 1024;
 /// The memory of one core.
@@ -61,19 +61,47 @@ impl BufferPool {
     /// An empty buffer with room for `capacity` bytes or more. `None` when it does not fit into the budget,
     /// or is beyond 1 GiB.
     pub fn take(&mut self, kind: MemoryKind, capacity: usize) -> Option<Buffer> {
-        if capacity > CAPACITY_MAX {
-            return None;
+        let size = class_for(capacity).map_or(capacity, class_capacity);
+        let fits = capacity <= BUFFER_BYTES_MAX && (self.room >= size || self.find_room(size));
+        fits.then(|| self.lend(kind, capacity))
+    }
+
+    /// A copy of `bytes` that can still grow, whether it fits into the budget or not: for what must not be lost.
+    ///
+    /// # Panics
+    ///
+    /// With more than 1 GiB.
+    pub fn hold(&mut self, kind: MemoryKind, bytes: &[u8]) -> Buffer {
+        let mut buffer = self.lend(kind, bytes.len());
+        buffer.push(bytes);
+        buffer
+    }
+
+    /// Appends `bytes`, whether they fit into the budget or not.
+    ///
+    /// # Panics
+    ///
+    /// With more than 1 GiB in all.
+    pub fn extend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        if !has_spare(buffer, bytes.len()) {
+            let doubled = (buffer.len() + bytes.len()).max(buffer.capacity() * 2);
+            let mut longer = self.lend(buffer.kind(), doubled.min(BUFFER_BYTES_MAX));
+            longer.push(buffer);
+            *buffer = longer;
         }
+        let pushed = buffer.push(bytes);
+        assert_eq!(pushed, bytes.len(), "a buffer holds up to 1 GiB");
+    }
+
+    fn lend(&mut self, kind: MemoryKind, capacity: usize) -> Buffer {
+        assert!(capacity <= BUFFER_BYTES_MAX, "a buffer holds up to 1 GiB");
         let class = class_for(capacity);
         let size = class.map_or(capacity, class_capacity);
-        if self.room < size && !self.find_room(size) {
-            return None;
-        }
         let block = match class {
             Some(class) => self.take_block(class),
             None => Block::allocate(UNPOOLED, capacity, &self.home),
         };
-        self.room -= size;
+        self.room = self.room.saturating_sub(size);
         self.out_bytes += size;
         self.peak_bytes = (self.peak_bytes.saturating_sub(size / FADING)).max(self.out_bytes);
         self.count(kind, size as isize);
@@ -82,7 +110,7 @@ impl BufferPool {
         *header.references.get_mut() = 1;
         header.kind = kind as u8;
         (header.start, header.end) = (0, 0);
-        Some(Buffer(block))
+        Buffer(block)
     }
 
     /// A copy of `bytes`. `None` when it does not fit into the budget.
@@ -95,22 +123,22 @@ impl BufferPool {
     /// Sees to it that `extra` bytes fit behind the contents of `buffer`: by moving them to the front or into a longer
     /// block. False, and nothing changed, when that does not fit into the budget.
     pub fn reserve(&mut self, buffer: &mut Buffer, extra: usize) -> bool {
-        if buffer.spare().len() >= extra {
+        if has_spare(buffer, extra) {
             return true;
         }
         let Some(needed) = buffer.len().checked_add(extra) else {
             return false;
         };
-        if needed <= buffer.capacity() {
-            buffer.move_to_front();
-            return true;
-        }
         // At least twice as long, so that growing byte by byte copies each byte twice in all.
         let kind = buffer.kind();
         let doubled = needed.max(buffer.capacity() * 2);
         let longer = self.take(kind, doubled).or_else(|| self.take(kind, needed));
         let Some(mut longer) = longer else {
-            return false;
+            let fits = needed <= buffer.capacity();
+            if fits {
+                buffer.move_to_front();
+            }
+            return fits;
         };
         longer.push(buffer);
         *buffer = longer;
@@ -240,6 +268,20 @@ impl BufferPool {
             }
         }
     }
+}
+
+/// Whether there is room for `extra` bytes behind the contents, perhaps after they are moved to the front. That is done
+/// only if at least as much has gone as is left, so that it is paid for by what has gone.
+fn has_spare(buffer: &mut Buffer, extra: usize) -> bool {
+    if buffer.spare().len() >= extra {
+        return true;
+    }
+    let capacity = buffer.capacity();
+    let fits = buffer.len() <= capacity / 2 && extra <= capacity - buffer.len();
+    if fits {
+        buffer.move_to_front();
+    }
+    fits
 }
 
 impl Drop for BufferPool {

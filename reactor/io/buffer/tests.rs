@@ -219,6 +219,27 @@ fn the_budget_bounds_what_is_out() {
 }
 
 #[test]
+fn what_must_not_be_lost_is_held_beyond_the_budget_and_counted() {
+    let (mut pool, budget) = pool_of(1000);
+    let mut held = pool.hold(KIND, &[1; 900]);
+    assert!(pool.take(KIND, 900).is_none());
+    pool.extend(&mut held, &[2; 3000]);
+    assert_eq!(held[..900], [1; 900]);
+    assert_eq!(held[900..], [2; 3000]);
+    // What has gone makes room without a longer block.
+    let capacity = held.capacity();
+    held.consume(3000);
+    pool.extend(&mut held, &[3; 2000]);
+    assert_eq!(held[..900], [2; 900]);
+    assert_eq!((held[900..].len(), held.capacity()), (2000, capacity));
+    pool.settle();
+    assert_eq!(budget.used(), capacity);
+    drop(held);
+    pool.settle();
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
 fn free_blocks_are_kept_as_they_were_lately_needed() {
     let (mut pool, budget) = pool_of(64 << 20);
     let fill = |pool: &mut BufferPool, count: usize| -> Vec<Buffer> {

@@ -111,6 +111,9 @@ const NOTICES: [u8; 3] = [0x14, 0x16, 0x17];
 #[cfg(not(target_os = "netbsd"))]
 const NOTICES: [u8; 3] = [0x0c, 0x0d, 0x0e];
 
+/// Gives back the memory of code that has been run; here the system does so by itself.
+pub fn release_code() {}
+
 impl Watch {
     /// No system here tells when it wakes from suspend. A deadline can be late by what was left of it.
     pub(crate) fn clock() -> Option<Watch> {

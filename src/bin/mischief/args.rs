@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use mischief::{ParsePeerIdError, PeerId, parse_addr, parse_listen_addr};
+use mischief::{ParsePeerIdError, PeerId, ServiceType, parse_addr, parse_listen_addr};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Id(IdArgs),
     /// Use the BitTorrent DHT: find and announce peers, get and put small items
     Dht(crate::dht::DhtArgs),
+    /// Look for services on the local network, or register one (multicast DNS)
+    Mdns(MdnsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +142,60 @@ pub(crate) struct IdArgs {
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MdnsArgs {
+    #[command(subcommand)]
+    pub(crate) action: MdnsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MdnsAction {
+    /// Show services of a type as they come and go; without a type, which types there are
+    Browse(BrowseArgs),
+    /// Announce a service until the program ends
+    Register(RegisterArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrowseArgs {
+    /// The type, such as _rats._tcp or _http._tcp
+    #[arg(value_name = "TYPE")]
+    pub(crate) service_type: Option<ServiceType>,
+
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u32>,
+
+    /// Print the events of the JSON interface
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    /// The type, such as _http._tcp
+    #[arg(value_name = "TYPE")]
+    pub(crate) service_type: ServiceType,
+
+    /// The name that people see
+    pub(crate) instance: String,
+
+    /// Where the service listens
+    pub(crate) port: NonZeroU16,
+
+    /// What the service says about itself
+    #[arg(value_name = "KEY[=VALUE]")]
+    pub(crate) txt: Vec<String>,
+
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u32>,
+
+    /// Print the events of the JSON interface
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -17,6 +17,7 @@ use crate::args::NodeArgs;
 use crate::dht;
 use crate::failure::Failure;
 use crate::logger;
+use crate::mdns;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
 use crate::pending::Pending;
@@ -96,7 +97,10 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             count: *count as u64,
         }),
         // `stopped` is told when everything else has been written.
-        _ => return,
+        other => match mdns::event_line(other) {
+            Some(line) => line,
+            None => return,
+        },
     };
     let _ = output.offer(&line);
 }
@@ -193,6 +197,13 @@ impl Input {
                 self.answer(&id, Ok(Answer::Stats { stats }));
             }
             Ok(Command::Dht(command)) => self.ask_dht(size, id, command),
+            Ok(Command::Mdns(command)) => {
+                let (mdns, output) = (node.mdns(), self.session.output.clone());
+                self.wait(size, async move {
+                    let result = mdns::carry_out(mdns, command).await;
+                    answer(&output, &id, result);
+                });
+            }
             Ok(Command::Shutdown) => {
                 self.answer(&id, Ok(Answer::Done {}));
                 self.session.end(Cause::Asked);

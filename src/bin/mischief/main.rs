@@ -10,6 +10,7 @@ mod failure;
 mod id;
 mod json;
 mod logger;
+mod mdns;
 mod node;
 mod output;
 mod pending;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
         Command::Dht(args) => dht::run(&args),
+        Command::Mdns(args) => mdns::run(&args.action),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use mischief::json::{ErrorKind, RequestError};
 use mischief::network_key::NetworkKey;
 use mischief::{
-    Connecting, DhtOptions, FindError, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir,
+    Connecting, DhtOptions, FindError, Limits, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir,
 };
-use mischief_reactor::io::SystemDisk;
 use mischief_reactor::io::signals::{Signal, Termination};
+use mischief_reactor::io::{SystemDisk, release_code};
 
 use crate::args::{Cores, NodeArgs, Target};
 use crate::failure::Failure;
@@ -27,6 +27,13 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Stack of a small thread of this program.
 const STACK_SIZE: usize = 256 * 1024;
+
+/// How long the threads of a node that has started are busy.
+const START_SETTLES: Duration = Duration::from_millis(200);
+
+/// How often a core may give back the memory of code that has been run, before it sleeps. To map what runs on costs it
+/// less than 100 microseconds.
+const CODE_RELEASE: Duration = Duration::from_secs(2);
 
 /// Why the node is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,9 +131,18 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
         failure: FirstFailure::default(),
     };
     (front.start)(&session, args)?;
-    // Every sender is held by this function's `session` too.
-    let cause = cause.recv().unwrap_or(Cause::Asked);
-    end(&session, &front, cause)
+    end(&session, &front, wait_for_end(&cause))
+}
+
+/// Waits until something ends the program. Soon after the start it gives back the memory of the code that only a start
+/// runs; that is not before the other threads have come to rest.
+fn wait_for_end(cause: &mpsc::Receiver<Cause>) -> Cause {
+    let early = cause.recv_timeout(START_SETTLES);
+    // Every sender is held by the caller's session too.
+    early.unwrap_or_else(|_| {
+        release_code();
+        cause.recv().unwrap_or(Cause::Asked)
+    })
 }
 
 fn end(session: &Session, front: &Front, cause: Cause) -> Result<(), Failure> {
@@ -163,7 +179,11 @@ pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> R
 }
 
 fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
-    let mut builder = Node::builder().protocol(&args.protocol.name, &args.protocol.version);
+    let mut limits = Limits::default();
+    limits.runtime.code_release = Some(CODE_RELEASE);
+    let mut builder = Node::builder()
+        .limits(limits)
+        .protocol(&args.protocol.name, &args.protocol.version);
     builder = match args.ephemeral {
         true => builder.ephemeral(),
         false => builder.data_dir(directory(args.data_dir.as_deref())?),
@@ -174,6 +194,7 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     for addr in &args.listen {
         builder = builder.listen_addr(*addr);
     }
+    builder = builder.mdns(!args.no_mdns);
     if let Some(name) = &args.name {
         builder = builder.name(name);
     }

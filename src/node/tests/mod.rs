@@ -53,11 +53,16 @@ impl Fixture {
         let peers = Peers::with_roster(peer(255), limits, hub.roster.clone());
         let (poked, pokes) = mpsc::channel();
         let (asks, asked) = mpsc::channel();
-        let backend = Box::new(Played {
+        let backend = Arc::new(Played {
             handle,
             asks: Mutex::new(asks),
         });
+        let settings = builder::default_settings();
+        let finder = Arc::new(discovery::Finder::new(peer(0), 1000, hub.clone()));
+        let mdns = mdns::Subsystem::new(&settings, peer(0), &hub, finder.clone()).unwrap();
         let node = Node::assemble(Parts {
+            finder,
+            mdns: Arc::new(mdns),
             id: peer(0),
             hub: hub.clone(),
             backend,
@@ -164,6 +169,7 @@ impl Drop for Check {
         if !std::thread::panicking() {
             let memory = self.hub.handle.memory();
             assert_eq!(memory.used_for(MemoryKind::Payloads), 0);
+            assert_eq!(memory.used_for(MemoryKind::Queues), 0);
         }
     }
 }

@@ -158,6 +158,47 @@ fn a_full_queue_refuses_and_tells_when_there_is_room() {
 }
 
 #[test]
+fn what_waits_for_a_peer_counts_as_memory_until_it_is_gone() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let outgoing = fixture.node.outgoing(link.peer()).unwrap();
+    let memory = fixture.hub.handle.memory();
+    let used = || memory.used_for(MemoryKind::Sending);
+    assert_eq!(used(), 0);
+    outgoing.send_bytes(&[0; 100_000]).unwrap();
+    assert!((100_000..110_000).contains(&used()), "{}", used());
+    take(&link);
+    assert_eq!(used(), 0);
+    // A body that is shared with the sender is the sender's.
+    let shared = Arc::from([0; 100_000]);
+    outgoing.send_shared(&shared).unwrap();
+    assert!(used() < 2_000, "{}", used());
+    outgoing.send_bytes(&[0; 1000]).unwrap();
+    assert!((1000..4_000).contains(&used()), "{}", used());
+    fixture.disconnect(&link);
+    assert_eq!(used(), 0);
+}
+
+#[test]
+fn while_memory_is_tight_nothing_is_queued_and_who_waits_is_told_after() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let link = fixture.connect(1);
+    let outgoing = fixture.node.outgoing(link.peer()).unwrap();
+    let memory = fixture.hub.handle.memory();
+    let held = memory.tight_from();
+    memory.adjust(MemoryKind::Payloads, 0, held);
+    assert_eq!(outgoing.send_text("a"), Err(SendError::Full));
+    assert_eq!(outgoing.wait_for_room(NOT_YET), Err(SendError::TimedOut));
+    let room = outgoing.room();
+    memory.give(MemoryKind::Payloads, 1);
+    // The core looks at the end of its next turn.
+    fixture.on_core(|| ());
+    assert_eq!(room.wait_for(SOON), Ok(()));
+    assert_eq!(outgoing.send_text("a"), Ok(()));
+    memory.give(MemoryKind::Payloads, held - 1);
+}
+
+#[test]
 fn a_broadcast_counts_whom_it_reached() {
     let fixture = Fixture::new(Callbacks::Thread);
     let node = &fixture.node;

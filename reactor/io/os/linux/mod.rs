@@ -1,5 +1,6 @@
 //! Linux and Android.
 
+mod code;
 mod datagrams;
 
 use std::io;
@@ -13,6 +14,7 @@ use super::syscall;
 pub(crate) use super::unix::{
     interfaces, is_private, open_private, read_at, sync_dir, write_all_at,
 };
+pub use code::release_code;
 pub(crate) use datagrams::Datagrams;
 
 /// Whether listeners that share a port are given the connections evenly.
