@@ -588,7 +588,11 @@ mod tests {
 
     #[test]
     fn every_shape_is_complete() {
-        for shape in COMMANDS {
+        // Members of the DHT's exclude each other; its own file tests them.
+        let all = COMMANDS
+            .iter()
+            .filter(|shape| !shape.name.starts_with("dht_"));
+        for shape in all {
             let mut members: Vec<String> = vec![format!(r#""cmd":"{}""#, shape.name)];
             members.extend(
                 shape
