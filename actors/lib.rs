@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod connection;
+pub mod dht;
 pub mod discovery;
 pub mod identity;
 pub mod messages;

@@ -8,6 +8,7 @@ use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::json::dht;
 use crate::json::error::{ErrorKind, RequestError};
 use crate::json::mdns;
 use crate::json::peers::{self, NetworkCommand};
@@ -74,6 +75,8 @@ pub enum Command {
     Shutdown,
     /// Something about requests.
     Requests(requests::Command),
+    /// Something about the DHT.
+    Dht(dht::Command),
 }
 
 /// For whom a message is.
@@ -101,7 +104,7 @@ pub struct CommandShape {
 }
 
 /// The lists that [`COMMANDS`] is made of, one for each file.
-const LISTS: &[&[CommandShape]] = &[BASE, requests::COMMANDS, mdns::COMMANDS];
+const LISTS: &[&[CommandShape]] = &[BASE, requests::COMMANDS, mdns::COMMANDS, dht::COMMANDS];
 
 /// Every command.
 pub const COMMANDS: &[CommandShape] = &joined::<_, { total(LISTS) }>(LISTS);
@@ -368,6 +371,8 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
             let read = read.or_else(|| {
                 requests::read(name, &mut members).map(|read| read.map(Command::Requests))
             });
+            let read =
+                read.or_else(|| dht::read(name, &mut members).map(|read| read.map(Command::Dht)));
             read.expect("every name of COMMANDS is handled")
         }
     }
@@ -442,7 +447,7 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
+    pub(super) fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
         BASE64.decode(self.text(name)?.as_bytes()).map_err(|error| {
             let message = format!("`{name}` is not base64 with padding: {error}");
             RequestError::bad_request(message)
@@ -648,7 +653,11 @@ mod tests {
 
     #[test]
     fn every_shape_is_complete() {
-        for shape in COMMANDS {
+        // Members of the DHT's exclude each other; its own file tests them.
+        let all = COMMANDS
+            .iter()
+            .filter(|shape| !shape.name.starts_with("dht_"));
+        for shape in all {
             let member = |name: &&str| format!(r#""{name}":{}"#, fitting(name));
             let mut members: Vec<String> = vec![format!(r#""cmd":"{}""#, shape.name)];
             members.extend(shape.required.iter().map(member));

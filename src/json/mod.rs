@@ -8,6 +8,7 @@
 //! `send` would reach everybody, and a misspelt `peer_id` of `connect` would trust anybody.
 
 mod command;
+pub mod dht;
 mod error;
 mod line;
 mod mdns;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::json::command::{RequestId, joined, total};
+use crate::json::dht;
 use crate::json::error::RequestError;
 use crate::json::mdns::{self, MdnsServices};
 use crate::json::requests;
@@ -92,6 +93,8 @@ pub enum Answer<'a> {
     },
     /// To `request`.
     Request(requests::Answer<'a>),
+    /// About the DHT.
+    Dht(dht::Answer),
 }
 
 /// Why a message was not handed to one peer of a list.
@@ -243,6 +246,16 @@ pub enum Event<'a> {
         /// The address.
         addr: SocketAddr,
     },
+    /// The DHT can be used.
+    DhtReady {
+        /// How many nodes it has found.
+        nodes: usize,
+    },
+    /// The DHT names a node with the same protocol.
+    DhtPeer {
+        /// Where it may be.
+        addr: SocketAddr,
+    },
     /// Something went wrong that no command asked for.
     Error {
         /// For programs: one of the kinds of errors.
@@ -324,6 +337,14 @@ const BASE: &[EventShape] = &[
     },
     EventShape {
         name: "external_address",
+        members: &["addr"],
+    },
+    EventShape {
+        name: "dht_ready",
+        members: &["nodes"],
+    },
+    EventShape {
+        name: "dht_peer",
         members: &["addr"],
     },
     EventShape {
@@ -449,6 +470,8 @@ mod tests {
         ];
         events.extend(crate::json::peers::examples());
         events.extend([
+            Event::DhtReady { nodes: 8 },
+            Event::DhtPeer { addr },
             Event::Error {
                 kind: "internal",
                 message: "something",

@@ -14,6 +14,7 @@ use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
+use super::dht::DhtOptions;
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
@@ -83,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
     pub(crate) driver: DriverKind,
+    pub(crate) dht: Option<DhtOptions>,
     pub(crate) mdns: bool,
     pub(crate) mdns_type: String,
     pub(crate) mdns_instance: Option<String>,
@@ -148,6 +150,7 @@ impl NodeBuilder {
             callbacks: Callbacks::default(),
             runtime: None,
             driver: DriverKind::default(),
+            dht: None,
             mdns: false,
             mdns_type: MDNS_TYPE_DEFAULT.to_owned(),
             mdns_instance: None,
@@ -267,6 +270,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes part in the BitTorrent Mainline DHT: others with the same protocol are found through it, and
+    /// [`Node::dht`] can be used. Without this nothing is sent there.
+    pub fn dht(mut self, options: DhtOptions) -> NodeBuilder {
+        self.0.dht = Some(options);
+        self
+    }
+
     /// The selector of a runtime of the node's own.
     pub fn driver(mut self, driver: DriverKind) -> NodeBuilder {
         self.0.driver = driver;
@@ -323,7 +333,7 @@ impl NodeBuilder {
         let node = Node::assemble(Parts {
             id,
             hub,
-            backend: launched.backend,
+            backend: launched.backend.into(),
             finder: launched.finder,
             mdns: launched.mdns,
             runtime,
@@ -344,6 +354,14 @@ impl NodeBuilder {
             }
             Err(error) => {
                 // Handlers may hold the node, so that dropping it here would not be enough.
+                node.stop(DROP_DEADLINE);
+                return Err(error);
+            }
+        }
+        if let Some(options) = &settings.dht {
+            let directory = settings.data_dir.as_ref().and_then(|path| path.to_str());
+            let directory = directory.map(str::to_owned);
+            if let Err(error) = node.start_dht(options, &settings.protocol, directory) {
                 node.stop(DROP_DEADLINE);
                 return Err(error);
             }

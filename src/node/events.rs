@@ -48,6 +48,16 @@ pub enum NodeEvent {
     },
     /// A peer is waited for or given up, banned, seen twice: what else happens to the network around the node.
     Network(Notice),
+    /// The DHT can be used: the first lookup of the node's own id in it has ended, and there are nodes.
+    DhtReady {
+        /// How many.
+        nodes: usize,
+    },
+    /// The DHT knows of a node with the same protocol at this address. It is not known whether it is there.
+    DhtPeer {
+        /// Where.
+        addr: SocketAddr,
+    },
     /// Somebody was found who may be a peer, by a source for the first time or at an address that was not known. The node
     /// connects by itself if it wants more peers.
     PeerFound {

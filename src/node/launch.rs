@@ -516,6 +516,10 @@ impl Backend for Arc<Actors> {
         Some(self.peers)
     }
 
+    fn adopt(&self, actor: ActorId) {
+        self.roots.lock().push(actor);
+    }
+
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {
         let (reply, answer) = OneShot::pair(&self.handle);
         let closer = Closer {

@@ -17,6 +17,7 @@
 //! | `json.rs` | how much JSON is taken |
 //! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
 //! | `network.rs` | lost peers, bans, the address book; what outlives the node |
+//! | `dht.rs` | [`Dht`]: [`Node::dht`] |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
@@ -26,6 +27,7 @@
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
 
 mod builder;
+mod dht;
 mod discovery;
 mod dispatch;
 mod error;
@@ -54,15 +56,20 @@ use std::time::Duration;
 
 use mischief_actors::connection::endpoint::parse_addr;
 use mischief_actors::connection::{Kind, SendError};
+use mischief_actors::dht::actor::DhtActor;
 use mischief_actors::identity::{PeerId, PeerIdPrefix};
 use mischief_reactor::io::doorbell::Descriptor;
-use mischief_reactor::{Handle, Runtime, Signal};
+use mischief_reactor::{Address, Handle, Runtime, Signal};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use builder::{Limits, NAME_BYTES_MAX, NodeBuilder};
+pub use dht::{
+    DHT_DEADLINE, Dht, DhtError, DhtMutable, DhtOptions, DhtPut, DhtSample, DhtScrape, Finding,
+    discovery_hash,
+};
 pub use dispatch::Callbacks;
 pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
@@ -136,7 +143,7 @@ impl fmt::Debug for WeakNode {
 pub(crate) struct Parts {
     pub(crate) id: PeerId,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
     pub(crate) finder: Arc<discovery::Finder>,
     pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) runtime: Option<Runtime>,
@@ -148,9 +155,11 @@ struct Core {
     /// Set once, at the end of the start.
     listen_addrs: OnceLock<Vec<SocketAddr>>,
     hub: Arc<Hub>,
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     finder: Arc<discovery::Finder>,
     mdns: Arc<mdns::Subsystem>,
+    /// Set once, at the end of the start.
+    dht: OnceLock<Address<DhtActor>>,
     runtime: Mutex<Option<Runtime>>,
     kept: Mutex<Kept>,
     is_stopping: AtomicBool,
@@ -170,6 +179,7 @@ impl Node {
             listen_addrs: OnceLock::new(),
             hub: parts.hub,
             backend: parts.backend,
+            dht: OnceLock::new(),
             finder: parts.finder,
             mdns: parts.mdns,
             runtime: Mutex::new(parts.runtime),
@@ -199,6 +209,31 @@ impl Node {
         self.0.mdns.set_listen_addrs(&addrs);
         let is_new = self.0.listen_addrs.set(addrs).is_ok();
         assert!(is_new, "a node starts to listen once");
+    }
+
+    pub(crate) fn start_dht(
+        &self,
+        options: &DhtOptions,
+        protocol: &(String, String),
+        directory: Option<String>,
+    ) -> Result<(), StartError> {
+        let (hub, finder) = (self.hub(), self.0.finder.clone());
+        if options.discovery
+            && let Err(error) = finder.start()
+        {
+            log::warn!("nobody who is found in the DHT will be dialled: {error}");
+        }
+        let listen = self.listen_addrs();
+        let address = dht::launch(options, protocol, directory, listen, hub, finder)?;
+        self.0.backend.adopt(address.id());
+        let is_new = self.0.dht.set(address).is_ok();
+        assert!(is_new, "a node starts its DHT once");
+        Ok(())
+    }
+
+    /// The Mainline DHT, if [`NodeBuilder::dht`] asked for it; otherwise every call of it says so.
+    pub fn dht(&self) -> Dht {
+        Dht::new(self.hub(), self.0.dht.get().copied())
     }
 
     /// Where other machines may reach it: the addresses that it listens on, with `0.0.0.0` and `[::]` replaced by the

@@ -10,7 +10,7 @@ use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
 use mischief_actors::peers::actor::PeersActor;
 use mischief_actors::peers::{Direction, Notice};
-use mischief_reactor::{Address, Answer};
+use mischief_reactor::{ActorId, Address, Answer};
 
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError};
@@ -40,6 +40,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Who keeps the node connected, to be asked about bans, lost peers and the address book.
     fn peers(&self) -> Option<Address<PeersActor>>;
+
+    /// From now on this actor is stopped with the node.
+    fn adopt(&self, actor: ActorId) {
+        let _ = actor;
+    }
 
     /// Stops listening, closes every connection in good order, and answers when the last is gone; at the latest after
     /// `deadline`.

@@ -5,6 +5,7 @@
 //! for each target; a failure prints the seed and the input.
 
 mod connection;
+mod dht;
 mod json_line;
 mod mdns;
 mod peers;
@@ -71,6 +72,21 @@ fn exchange() {
 #[test]
 fn peers_file() {
     run("peers_file", peers::peers_file, RUNS_SLOW);
+}
+
+#[test]
+fn dht_bencode() {
+    run("dht_bencode", dht::dht_bencode, RUNS);
+}
+
+#[test]
+fn dht_message() {
+    run("dht_message", dht::dht_message, RUNS);
+}
+
+#[test]
+fn dht_sequence() {
+    run("dht_sequence", dht::dht_sequence, RUNS_SLOW);
 }
 
 #[test]

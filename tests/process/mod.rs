@@ -71,7 +71,15 @@ impl Program {
     /// `mischief node --json --ephemeral --no-mdns` with further arguments: nodes of other tests must not connect to it.
     pub(crate) fn node(arguments: &[&str]) -> Program {
         let fixed = ["node", "--json", "--ephemeral", "--no-mdns"];
-        Program::start(&[&fixed[..], arguments].concat())
+        let mut arguments = [&fixed[..], arguments].concat();
+        if !arguments
+            .iter()
+            .any(|argument| argument.starts_with("--dht"))
+        {
+            // A test speaks to nobody outside.
+            arguments.push("--no-dht");
+        }
+        Program::start(&arguments)
     }
 
     pub(crate) fn read_stdout(&mut self) {

@@ -3,6 +3,7 @@
 
 mod asking;
 mod bare;
+mod dht;
 mod dials;
 mod disk;
 mod flow;
@@ -34,6 +35,7 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(asking::Asking::SMALL),
         Box::new(reconnection::Reconnection::SMALL),
         Box::new(poison::Poison::SMALL),
+        Box::new(dht::Dht::SMALL),
     ]
 }
 
@@ -47,5 +49,7 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(asking::Asking::LARGE),
         Box::new(reconnection::Reconnection::LARGE),
         Box::new(poison::Poison::LARGE),
+        Box::new(dht::Dht::LARGE),
+        Box::new(dht::Eclipse),
     ]
 }

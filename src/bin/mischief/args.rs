@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Show the node's identity, and create it if there is none
     Id(IdArgs),
+    /// Use the BitTorrent DHT: find and announce peers, get and put small items
+    Dht(crate::dht::DhtArgs),
     /// Look for services on the local network, or register one (multicast DNS)
     Mdns(MdnsArgs),
 }

@@ -18,6 +18,7 @@ use mischief::{
 use serde_json::Value;
 
 use crate::args::NodeArgs;
+use crate::dht;
 use crate::failure::Failure;
 use crate::logger;
 use crate::mdns;
@@ -97,6 +98,8 @@ fn pass_event_on(output: &Output, event: &NodeEvent) {
             };
             line
         }
+        NodeEvent::DhtReady { nodes } => to_line(&Event::DhtReady { nodes: *nodes }),
+        NodeEvent::DhtPeer { addr } => to_line(&Event::DhtPeer { addr: *addr }),
         NodeEvent::Error { message } => to_line(&Event::Error {
             kind: "internal",
             message,
@@ -233,6 +236,7 @@ impl Input {
                     .expect("figures have text keys and go to memory");
                 self.answer(&id, Ok(Answer::Stats { stats }));
             }
+            Ok(Command::Dht(command)) => self.ask_dht(size, id, command),
             Ok(Command::Mdns(command)) => {
                 let (mdns, output) = (node.mdns(), self.session.output.clone());
                 self.wait(size, async move {
@@ -324,6 +328,14 @@ impl Input {
 
     fn answer(&self, id: &RequestId, result: Result<Answer<'_>, RequestError>) {
         answer(&self.session.output, id, result);
+    }
+
+    fn ask_dht(&self, size: usize, id: RequestId, command: mischief::json::dht::Command) {
+        let output = self.session.output.clone();
+        let asked = dht::carry_out(&self.session.node, command);
+        self.wait(size, async move {
+            answer(&output, &id, asked.await.map(Answer::Dht));
+        });
     }
 
     fn list_peers(&self, size: usize, id: RequestId) {

@@ -5,6 +5,7 @@
 mod args;
 mod console;
 mod demo;
+mod dht;
 mod failure;
 mod id;
 mod json;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
+        Command::Dht(args) => dht::run(&args),
         Command::Mdns(args) => mdns::run(&args.action),
     };
     match result {

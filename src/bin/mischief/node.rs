@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use mischief::json::{ErrorKind, RequestError};
 use mischief::network_key::NetworkKey;
-use mischief::{Connecting, FindError, Limits, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir};
+use mischief::{
+    Connecting, DhtOptions, FindError, Limits, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir,
+};
 use mischief_reactor::io::signals::{Signal, Termination};
 use mischief_reactor::io::{SystemDisk, release_code};
 
@@ -200,6 +202,12 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
         builder = builder.max_peers(max);
     }
     builder = builder.exchange(!args.no_exchange);
+    if !args.no_dht {
+        let mut options = DhtOptions::default();
+        options.bootstrap.clone_from(&args.dht_bootstrap);
+        options.port = args.dht_port.map(u16::from);
+        builder = builder.dht(options);
+    }
     if let Some(path) = &args.network_key_file {
         let key = NetworkKey::load(&SystemDisk, utf8(path)?).map_err(Failure::new)?;
         builder = builder.network_key(key);

@@ -56,7 +56,7 @@ impl Fixture {
         let peers = Peers::with_roster(peer(255), limits, hub.roster.clone());
         let (poked, pokes) = mpsc::channel();
         let (asks, asked) = mpsc::channel();
-        let backend = Box::new(Played {
+        let backend = Arc::new(Played {
             handle,
             asks: Mutex::new(asks),
         });
