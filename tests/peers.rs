@@ -102,8 +102,10 @@ fn bans_and_protection_work_and_outlive_the_node() {
 #[test]
 fn known_peers_are_listed_and_forgotten() {
     let dirs = TempDir::new();
-    let (mut hub, hub_id, addr) = node(&dirs.path("hub"), &["--listen", "127.0.0.1:0"]);
-    let (mut leaf, leaf_id, leaf_addr) = node(&dirs.path("leaf"), &["--listen", "127.0.0.1:0"]);
+    // A peer that is connected would tell of itself again.
+    let arguments = ["--listen", "127.0.0.1:0", "--no-exchange"];
+    let (mut hub, hub_id, addr) = node(&dirs.path("hub"), &arguments);
+    let (mut leaf, leaf_id, leaf_addr) = node(&dirs.path("leaf"), &arguments);
     leaf.ask_well(json!({"cmd": "connect", "addr": addr}));
     hub.event("peer_connected");
     let book = leaf.ask_well(json!({"cmd": "address_book"}));
