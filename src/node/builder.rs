@@ -20,6 +20,7 @@ use super::error::StartError;
 use super::launch;
 use super::mdns::MDNS_TYPE_DEFAULT;
 use super::network::{self, NetworkOptions, SharedDataDir};
+use super::warden;
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -341,6 +342,13 @@ impl NodeBuilder {
         });
         for prepare in on_start {
             prepare(&node);
+        }
+        match warden::watch(&node.hub().handle, node.downgrade(), launched.vital) {
+            Ok(warden) => node.backend().adopt(warden),
+            Err(error) => {
+                node.stop(DROP_DEADLINE);
+                return Err(error.into());
+            }
         }
         match launched.listening.start(&settings) {
             Ok(addrs) => {

@@ -53,6 +53,8 @@ pub(crate) struct Launched {
     pub(crate) finder: Arc<Finder>,
     pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) listening: Listening,
+    /// The actors without which there is no node.
+    pub(crate) vital: Vec<ActorId>,
 }
 
 /// What outlives the node.
@@ -135,6 +137,7 @@ pub(crate) fn launch(
     if handle.try_send(&peers, start).is_err() {
         return Err(StartError::NoAnswer(mischief_reactor::AskError::NoReply));
     }
+    let vital = [&[peers.id()], &roots[..]].concat();
     let actors = Arc::new(Actors {
         handle,
         peers,
@@ -146,6 +149,7 @@ pub(crate) fn launch(
         backend: Box::new(actors.clone()),
         finder,
         mdns: Arc::new(mdns),
+        vital,
         listening: Listening {
             actors,
             common,

@@ -19,6 +19,7 @@
 //! | `network.rs` | lost peers, bans, the address book; what outlives the node |
 //! | `dht.rs` | [`Dht`]: [`Node::dht`] |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
+//! | `warden.rs` | what becomes of a node a part of which has failed |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
 //! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
@@ -45,6 +46,7 @@ mod requests;
 mod run;
 #[cfg(test)]
 mod tests;
+mod warden;
 mod wiring;
 
 use std::fmt;
