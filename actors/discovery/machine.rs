@@ -1,6 +1,6 @@
 //! The whole machine: finds and results in, dials out.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ enum State {
 #[derive(Debug)]
 struct Known {
     addrs: VecDeque<SocketAddr>,
-    sources: BTreeSet<Source>,
+    sources: Vec<Source>,
     state: State,
     failures: u8,
     /// The worst of the dial that is under way.
@@ -97,10 +97,11 @@ pub struct Candidate {
 pub struct Discovery {
     own: PeerId,
     wanted: u32,
-    known: BTreeMap<Key, Known>,
+    /// In the order of the keys.
+    known: Vec<(Key, Known)>,
     /// Connected peers, found or not.
     connected: usize,
-    dials: BTreeMap<DialNumber, Key>,
+    dials: Vec<(DialNumber, Key)>,
     next_number: u32,
     orders: VecDeque<Dial>,
     events: VecDeque<DiscoveryEvent>,
@@ -112,9 +113,9 @@ impl Discovery {
         Discovery {
             own,
             wanted,
-            known: BTreeMap::new(),
+            known: Vec::new(),
             connected: 0,
-            dials: BTreeMap::new(),
+            dials: Vec::new(),
             next_number: 0,
             orders: VecDeque::new(),
             events: VecDeque::new(),
@@ -142,13 +143,13 @@ impl Discovery {
             Some(peer) => Key::Peer(peer),
             None => Key::Addr(find.addr),
         };
-        if !self.known.contains_key(&key) && !self.make_room() {
+        if self.place(&key).is_err() && !self.make_room() {
             return;
         }
         let wait = self.first_wait(find.peer_id, random);
-        let known = self.known.entry(key).or_insert_with(|| Known {
+        let new = Known {
             addrs: VecDeque::new(),
-            sources: BTreeSet::new(),
+            sources: Vec::new(),
             state: if is_connected {
                 State::Connected
             } else {
@@ -156,7 +157,15 @@ impl Discovery {
             },
             failures: 0,
             fault: None,
-        });
+        };
+        let at = match self.place(&key) {
+            Ok(at) => at,
+            Err(at) => {
+                self.known.insert(at, (key, new));
+                at
+            }
+        };
+        let known = &mut self.known[at].1;
         let is_new_addr = !known.addrs.contains(&find.addr);
         if is_new_addr {
             if known.addrs.len() >= ADDRS_MAX {
@@ -170,7 +179,11 @@ impl Discovery {
                 known.state = State::Idle(at.min(now + wait));
             }
         }
-        if known.sources.insert(find.source) || is_new_addr {
+        let is_new_source = !known.sources.contains(&find.source);
+        if is_new_source {
+            known.sources.push(find.source);
+        }
+        if is_new_source || is_new_addr {
             self.events.push_back(DiscoveryEvent::Found(find));
         }
         self.order(now);
@@ -179,17 +192,17 @@ impl Discovery {
     /// A source says that a peer is no longer where it was found. It is not dialled until somebody finds it again.
     pub fn handle_gone(&mut self, peer: PeerId, source: Source) {
         let key = Key::Peer(peer);
-        if let Some(known) = self.known.get_mut(&key) {
-            known.sources.remove(&source);
+        if let Some(known) = self.get_mut(&key) {
+            known.sources.retain(|other| *other != source);
             if known.sources.is_empty() && matches!(known.state, State::Idle(_)) {
-                self.known.remove(&key);
+                self.forget(&key);
             }
         }
     }
 
     /// A peer is connected, whoever dialled.
     pub fn handle_connected(&mut self, peer: PeerId) {
-        if let Some(known) = self.known.get_mut(&Key::Peer(peer)) {
+        if let Some(known) = self.get_mut(&Key::Peer(peer)) {
             (known.state, known.failures, known.fault) = (State::Connected, 0, None);
         }
     }
@@ -198,9 +211,9 @@ impl Discovery {
     pub fn handle_disconnected(&mut self, now: Instant, peer: PeerId, random: &mut dyn Random) {
         let wait = AFTER_END + self.first_wait(Some(peer), random);
         let key = Key::Peer(peer);
-        if let Some(known) = self.known.get_mut(&key) {
+        if let Some(known) = self.get_mut(&key) {
             if known.sources.is_empty() {
-                self.known.remove(&key);
+                self.forget(&key);
             } else {
                 known.state = State::Idle(now + wait);
             }
@@ -215,10 +228,11 @@ impl Discovery {
         number: DialNumber,
         result: Result<PeerId, Fault>,
     ) {
-        let Some(key) = self.dials.remove(&number) else {
+        let Some(at) = self.dials.iter().position(|(other, _)| *other == number) else {
             return;
         };
-        if let Some(known) = self.known.get_mut(&key) {
+        let (_, key) = self.dials.swap_remove(at);
+        if let Some(known) = self.get_mut(&key) {
             match result {
                 // That it is connected is told separately, and may have ended since.
                 Ok(_) if known.state == State::Connected => {}
@@ -259,22 +273,25 @@ impl Discovery {
         if !self.wants_more() || self.dialling() >= DIALS_MAX {
             return None;
         }
-        let idle = self.known.values().filter_map(|known| match known.state {
-            State::Idle(at) => Some(at),
-            _ => None,
-        });
+        let idle = self
+            .known
+            .iter()
+            .filter_map(|(_, known)| match known.state {
+                State::Idle(at) => Some(at),
+                _ => None,
+            });
         idle.min()
     }
 
     /// Everybody who was found.
     pub fn candidates(&self) -> Vec<Candidate> {
-        let candidate = |(key, known): (&Key, &Known)| Candidate {
+        let candidate = |(key, known): &(Key, Known)| Candidate {
             peer_id: match key {
                 Key::Peer(peer) => Some(*peer),
                 Key::Addr(_) => None,
             },
             addrs: known.addrs.iter().copied().collect(),
-            sources: known.sources.iter().copied().collect(),
+            sources: known.sources.clone(),
             is_connected: known.state == State::Connected,
         };
         self.known.iter().map(candidate).collect()
@@ -282,14 +299,27 @@ impl Discovery {
 
     /// Bytes it owns outside of itself, roughly.
     pub fn heap_bytes(&self) -> usize {
-        let addrs: usize = self.known.values().map(|known| known.addrs.len()).sum();
+        let addrs: usize = self.known.iter().map(|(_, known)| known.addrs.len()).sum();
         self.known.len() * (size_of::<Key>() + size_of::<Known>() + 48)
             + addrs * size_of::<SocketAddr>()
     }
 
+    fn place(&self, key: &Key) -> Result<usize, usize> {
+        self.known.binary_search_by(|(other, _)| other.cmp(key))
+    }
+
+    fn get_mut(&mut self, key: &Key) -> Option<&mut Known> {
+        self.place(key).ok().map(|at| &mut self.known[at].1)
+    }
+
+    fn forget(&mut self, key: &Key) -> bool {
+        let place = self.place(key);
+        place.map(|at| self.known.remove(at)).is_ok()
+    }
+
     fn dialling(&self) -> usize {
-        let is_dialling = |known: &&Known| matches!(known.state, State::Dialling(_));
-        self.known.values().filter(is_dialling).count()
+        let is_dialling = |(_, known): &&(Key, Known)| matches!(known.state, State::Dialling(_));
+        self.known.iter().filter(is_dialling).count()
     }
 
     fn wants_more(&self) -> bool {
@@ -309,9 +339,10 @@ impl Discovery {
             let Some((_, key)) = due.min() else {
                 return;
             };
-            let Some(known) = self.known.get_mut(&key) else {
+            let Ok(at) = self.place(&key) else {
                 return;
             };
+            let known = &mut self.known[at].1;
             known.state = State::Dialling(known.addrs.len() as u8);
             known.fault = None;
             let expected = match key {
@@ -321,7 +352,7 @@ impl Discovery {
             for addr in &known.addrs {
                 self.next_number = self.next_number.wrapping_add(1);
                 let number = DialNumber(self.next_number);
-                self.dials.insert(number, key);
+                self.dials.push((number, key));
                 self.orders.push_back(Dial {
                     number,
                     addr: *addr,
@@ -352,7 +383,7 @@ impl Discovery {
         let worst = failed
             .max_by_key(|(_, known)| known.failures)
             .map(|(key, _)| *key);
-        worst.is_some_and(|key| self.known.remove(&key).is_some())
+        worst.is_some_and(|key| self.forget(&key))
     }
 }
 

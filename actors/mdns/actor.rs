@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use mischief_reactor::io::driver::{Interface, UdpOptions};
 use mischief_reactor::{
-    Actor, Context, Datagram, Drain, Event, Failure, Message, Reply, SocketId, StopReason, TimerId,
-    Transmit,
+    Actor, Address, Answer, Child, Context, Datagram, Drain, Event, Failure, Handle, Message,
+    Reply, SocketId, SpawnError, StopReason, TimerId, Transmit,
 };
 
 use super::limits::{ADDRS_MAX, GROUP_V4, GROUP_V6, PORT};
 use super::map::{Map, sorted};
 use super::{
-    Arrival, Found, InterestId, LinkInfo, Mdns, MdnsError, MdnsEvent, MdnsStats, Service,
-    ServiceId, ServiceType, Txt,
+    Arrival, Found, InterestId, LinkInfo, Mdns, MdnsError, MdnsEvent, MdnsFailure, MdnsStats,
+    Service, ServiceId, ServiceType, Txt,
 };
 
 /// How late a deadline may be: far below every interval of the protocol.
@@ -25,6 +25,8 @@ const SLACK: Duration = Duration::from_millis(2);
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait until one that could not be used is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(600);
+/// How long the actor may take for what it answers by itself.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Multicast DNS does not leave the link, which every receiver may check by this (RFC 6762 §11).
 const HOP_LIMIT: u8 = 255;
 
@@ -41,7 +43,7 @@ pub enum MdnsMessage {
         /// The service.
         service: Service,
         /// Its id.
-        reply: Reply<Result<ServiceId, MdnsError>>,
+        reply: Reply<Result<ServiceId, MdnsFailure>>,
     },
     /// Change what a service says about itself.
     Update {
@@ -50,26 +52,26 @@ pub enum MdnsMessage {
         /// What it says now.
         txt: Txt,
         /// Whether it is there.
-        reply: Reply<Result<(), MdnsError>>,
+        reply: Reply<Result<(), MdnsFailure>>,
     },
     /// Take a service back.
     Unregister {
         /// Which.
         id: ServiceId,
         /// The service as it was, under the name that it had last.
-        reply: Reply<Result<Service, MdnsError>>,
+        reply: Reply<Result<Service, MdnsFailure>>,
     },
     /// Look for instances of a type.
     Browse {
         /// The type.
         service_type: ServiceType,
         /// What ends it.
-        reply: Reply<Result<InterestId, MdnsError>>,
+        reply: Reply<Result<InterestId, MdnsFailure>>,
     },
     /// Look for types.
     BrowseTypes {
         /// What ends it.
-        reply: Reply<Result<InterestId, MdnsError>>,
+        reply: Reply<Result<InterestId, MdnsFailure>>,
     },
     /// Follow one instance.
     Resolve {
@@ -78,21 +80,21 @@ pub enum MdnsMessage {
         /// Its type.
         service_type: ServiceType,
         /// What ends it.
-        reply: Reply<Result<InterestId, MdnsError>>,
+        reply: Reply<Result<InterestId, MdnsFailure>>,
     },
     /// End a browse or a resolution.
     StopInterest {
         /// Which.
         id: InterestId,
         /// Whether it was there.
-        reply: Reply<Result<(), MdnsError>>,
+        reply: Reply<Result<(), MdnsFailure>>,
     },
     /// End every browse of a type.
     StopBrowses {
         /// The type.
         service_type: ServiceType,
         /// Whether there was one.
-        reply: Reply<Result<(), MdnsError>>,
+        reply: Reply<Result<(), MdnsFailure>>,
     },
     /// Find out whether an instance still answers.
     Verify {
@@ -101,16 +103,120 @@ pub enum MdnsMessage {
         /// Its type.
         service_type: ServiceType,
         /// Whether it is known at all.
-        reply: Reply<Result<(), MdnsError>>,
+        reply: Reply<Result<(), MdnsFailure>>,
     },
     /// Tell everything.
     Report {
         /// The report.
-        reply: Reply<MdnsReport>,
+        reply: Reply<Result<MdnsReport, MdnsFailure>>,
     },
 }
 
 impl Message for MdnsMessage {}
+
+fn answer<T: Send + 'static>(reply: Reply<Result<T, MdnsFailure>>, result: Result<T, MdnsError>) {
+    reply.send(result.map_err(MdnsFailure::Refused));
+}
+
+/// The way to a running actor, for threads outside. Everything is made here once, and small, instead of by each caller.
+#[derive(Clone)]
+pub struct MdnsHandle {
+    handle: Handle,
+    actor: Address<MdnsActor>,
+}
+
+impl MdnsHandle {
+    /// Starts an actor on the first core.
+    pub fn spawn(
+        handle: &Handle,
+        machine: Mdns,
+        observer: Arc<dyn Observer>,
+    ) -> Result<MdnsHandle, SpawnError> {
+        let make = move || Child::once(MdnsActor::new(machine, observer)).name("mdns");
+        let actor = handle.spawn(0, make)?;
+        let handle = handle.clone();
+        Ok(MdnsHandle { handle, actor })
+    }
+
+    /// Ends the actor, which takes everything back.
+    pub fn stop(&self) {
+        self.handle.stop(self.actor.id());
+    }
+
+    /// [`MdnsMessage::Register`].
+    pub fn register(&self, service: Service) -> Asked<ServiceId> {
+        self.ask(|reply| MdnsMessage::Register { service, reply })
+    }
+
+    /// [`MdnsMessage::Update`].
+    pub fn update(&self, id: ServiceId, txt: Txt) -> Asked<()> {
+        self.ask(|reply| MdnsMessage::Update { id, txt, reply })
+    }
+
+    /// [`MdnsMessage::Unregister`].
+    pub fn unregister(&self, id: ServiceId) -> Asked<Service> {
+        self.ask(|reply| MdnsMessage::Unregister { id, reply })
+    }
+
+    /// [`MdnsMessage::Browse`].
+    pub fn browse(&self, service_type: ServiceType) -> Asked<InterestId> {
+        self.ask(|reply| MdnsMessage::Browse {
+            service_type,
+            reply,
+        })
+    }
+
+    /// [`MdnsMessage::BrowseTypes`].
+    pub fn browse_types(&self) -> Asked<InterestId> {
+        self.ask(|reply| MdnsMessage::BrowseTypes { reply })
+    }
+
+    /// [`MdnsMessage::Resolve`].
+    pub fn resolve(&self, instance: String, service_type: ServiceType) -> Asked<InterestId> {
+        self.ask(|reply| MdnsMessage::Resolve {
+            instance,
+            service_type,
+            reply,
+        })
+    }
+
+    /// [`MdnsMessage::StopInterest`].
+    pub fn stop_interest(&self, id: InterestId) -> Asked<()> {
+        self.ask(|reply| MdnsMessage::StopInterest { id, reply })
+    }
+
+    /// [`MdnsMessage::StopBrowses`].
+    pub fn stop_browses(&self, service_type: ServiceType) -> Asked<()> {
+        self.ask(|reply| MdnsMessage::StopBrowses {
+            service_type,
+            reply,
+        })
+    }
+
+    /// [`MdnsMessage::Verify`].
+    pub fn verify(&self, instance: String, service_type: ServiceType) -> Asked<()> {
+        self.ask(|reply| MdnsMessage::Verify {
+            instance,
+            service_type,
+            reply,
+        })
+    }
+
+    /// [`MdnsMessage::Report`].
+    pub fn report(&self) -> Asked<MdnsReport> {
+        self.ask(|reply| MdnsMessage::Report { reply })
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(Reply<Result<T, MdnsFailure>>) -> MdnsMessage,
+    ) -> Asked<T> {
+        self.handle.ask(&self.actor, question, ANSWER_DEADLINE)
+    }
+}
+
+/// An answer that comes later.
+pub type Asked<T> = Answer<Result<T, MdnsFailure>>;
 
 /// How things stand.
 #[derive(Clone, Debug)]
@@ -370,36 +476,42 @@ impl Actor for MdnsActor {
         let now = cx.now();
         match message {
             MdnsMessage::Register { service, reply } => {
-                reply.send(self.machine.register(now, service));
+                answer(reply, self.machine.register(now, service));
             }
-            MdnsMessage::Update { id, txt, reply } => reply.send(self.machine.update(now, id, txt)),
-            MdnsMessage::Unregister { id, reply } => reply.send(self.machine.unregister(now, id)),
+            MdnsMessage::Update { id, txt, reply } => {
+                answer(reply, self.machine.update(now, id, txt))
+            }
+            MdnsMessage::Unregister { id, reply } => {
+                answer(reply, self.machine.unregister(now, id))
+            }
             MdnsMessage::Browse {
                 service_type,
                 reply,
-            } => reply.send(self.machine.browse(now, service_type)),
-            MdnsMessage::BrowseTypes { reply } => reply.send(self.machine.browse_types(now)),
+            } => answer(reply, self.machine.browse(now, service_type)),
+            MdnsMessage::BrowseTypes { reply } => answer(reply, self.machine.browse_types(now)),
             MdnsMessage::Resolve {
                 instance,
                 service_type,
                 reply,
-            } => reply.send(self.machine.resolve(now, &instance, &service_type)),
+            } => answer(reply, self.machine.resolve(now, &instance, &service_type)),
             MdnsMessage::StopBrowses {
                 service_type,
                 reply,
-            } => reply.send(self.machine.stop_browses(&service_type)),
-            MdnsMessage::StopInterest { id, reply } => reply.send(self.machine.stop_interest(id)),
+            } => answer(reply, self.machine.stop_browses(&service_type)),
+            MdnsMessage::StopInterest { id, reply } => {
+                answer(reply, self.machine.stop_interest(id))
+            }
             MdnsMessage::Verify {
                 instance,
                 service_type,
                 reply,
-            } => reply.send(self.machine.verify(now, &instance, &service_type)),
+            } => answer(reply, self.machine.verify(now, &instance, &service_type)),
             MdnsMessage::Report { reply } => {
                 let mut interfaces: Vec<u32> =
                     self.sockets.keys().map(|place| place.interface).collect();
                 interfaces.dedup();
                 let registered = self.machine.registered();
-                reply.send(MdnsReport {
+                reply.send(Ok(MdnsReport {
                     host: self.machine.host(),
                     registered: registered
                         .map(|(id, service)| (id, service.clone()))
@@ -407,7 +519,7 @@ impl Actor for MdnsActor {
                     found: self.machine.found(),
                     interfaces,
                     stats: self.machine.stats(),
-                });
+                }));
             }
         }
         self.drain(cx);

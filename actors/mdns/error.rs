@@ -1,5 +1,7 @@
 //! What can be wrong with names, services and packets.
 
+use mischief_reactor::AskError;
+
 /// Why a name is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -89,6 +91,31 @@ impl MdnsError {
             MdnsError::TooMany { .. } => "full",
             MdnsError::Unknown => "gone",
             _ => "bad_request",
+        }
+    }
+}
+
+/// Why something about services on the local network failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MdnsFailure {
+    /// It cannot be done as asked.
+    #[error(transparent)]
+    Refused(#[from] MdnsError),
+    /// No answer of this node itself.
+    #[error(transparent)]
+    Unanswered(#[from] AskError),
+}
+
+impl MdnsFailure {
+    /// The stable name of this error in the machine interface.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            MdnsFailure::Refused(error) => error.kind(),
+            MdnsFailure::Unanswered(AskError::NoReply) => "stopping",
+            MdnsFailure::Unanswered(AskError::TimedOut { .. }) => "timeout",
+            MdnsFailure::Unanswered(AskError::OnCoreThread) => "internal",
+            MdnsFailure::Unanswered(_) => "busy",
         }
     }
 }

@@ -58,7 +58,7 @@ mod service;
 mod tests;
 mod wire;
 
-pub use error::{MdnsError, NameError};
+pub use error::{MdnsError, MdnsFailure, NameError};
 pub use link::LinkInfo;
 pub use machine::{Arrival, Config, InterestId, Mdns, MdnsEvent, MdnsStats, ServiceId, Transmit};
 pub use name::{LABEL_BYTES_MAX, NAME_BYTES_MAX, Name};

@@ -3,61 +3,30 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mischief_actors::connection::{ProtocolHash, WIRE_VERSIONS};
 use mischief_actors::discovery::{Find, Source};
 use mischief_actors::identity::PeerId;
-use mischief_actors::mdns::actor::{MdnsActor, MdnsMessage, MdnsReport, Observer};
+use mischief_actors::mdns::actor::{Asked, MdnsHandle, MdnsReport, Observer};
 use mischief_actors::mdns::{
-    self, Config, Found, InterestId, MdnsError, MdnsEvent, Service, ServiceId, ServiceType, Txt,
+    self, Config, Found, InterestId, MdnsError, MdnsEvent, MdnsFailure, Service, ServiceId,
+    ServiceType, Txt,
 };
-use mischief_reactor::{Address, Answer, AskError, Child, Reply};
+use mischief_reactor::AskError;
 use parking_lot::Mutex;
 
 use super::builder::Settings;
 use super::discovery::Finder;
 use super::dispatch::Hub;
-use super::error::{NodeError, StartError};
+use super::error::StartError;
 use super::events::NodeEvent;
 use super::pending::Pending;
 
 /// The type under which nodes announce themselves.
 pub const MDNS_TYPE_DEFAULT: &str = "_rats._tcp";
 
-/// How long the actor may take for what it answers by itself.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-
 /// Hexadecimal digits of a hash that stand in a TXT record: enough to tell protocols apart, not to prove anything.
 const HASH_DIGITS: usize = 16;
-
-/// Why something about services on the local network failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MdnsFailure {
-    /// It cannot be done as asked.
-    #[error(transparent)]
-    Refused(#[from] MdnsError),
-    /// No answer of this node itself.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-}
-
-impl MdnsFailure {
-    /// The stable name of this error in the machine interface.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            MdnsFailure::Refused(error) => error.kind(),
-            MdnsFailure::Node(error) => error.kind(),
-        }
-    }
-}
-
-impl From<AskError> for MdnsFailure {
-    fn from(error: AskError) -> MdnsFailure {
-        MdnsFailure::Node(error.into())
-    }
-}
 
 /// Services on the local network, of this node and of others. Made by [`Node::mdns`](super::Node::mdns).
 ///
@@ -85,32 +54,27 @@ impl Mdns {
 
     /// Registers a service beside the node itself. When it has been announced, [`MdnsEvent::Registered`] comes.
     pub fn register(&self, service: Service) -> Pending<ServiceId, MdnsFailure> {
-        self.0.ask(|reply| MdnsMessage::Register { service, reply })
+        self.0.ask(|actor| actor.register(service))
     }
 
     /// Changes what a service says about itself.
     pub fn update(&self, id: ServiceId, txt: Txt) -> Pending<(), MdnsFailure> {
-        self.0
-            .ask(move |reply| MdnsMessage::Update { id, txt, reply })
+        self.0.ask(|actor| actor.update(id, txt))
     }
 
     /// Takes a service back. The answer is the service as it was, under the name that it had last.
     pub fn unregister(&self, id: ServiceId) -> Pending<Service, MdnsFailure> {
-        self.0
-            .ask(move |reply| MdnsMessage::Unregister { id, reply })
+        self.0.ask(|actor| actor.unregister(id))
     }
 
     /// Looks for instances of a type, which come as events, until [`Mdns::stop_browse`].
     pub fn browse(&self, service_type: ServiceType) -> Pending<InterestId, MdnsFailure> {
-        self.0.ask(|reply| MdnsMessage::Browse {
-            service_type,
-            reply,
-        })
+        self.0.ask(|actor| actor.browse(service_type))
     }
 
     /// Looks for types of services.
     pub fn browse_types(&self) -> Pending<InterestId, MdnsFailure> {
-        self.0.ask(|reply| MdnsMessage::BrowseTypes { reply })
+        self.0.ask(|actor| actor.browse_types())
     }
 
     /// Follows one instance: its address and port are kept fresh, until [`Mdns::stop_browse`].
@@ -119,45 +83,29 @@ impl Mdns {
         instance: &str,
         service_type: ServiceType,
     ) -> Pending<InterestId, MdnsFailure> {
-        let instance = instance.to_owned();
-        self.0.ask(|reply| MdnsMessage::Resolve {
-            instance,
-            service_type,
-            reply,
-        })
+        self.0
+            .ask(|actor| actor.resolve(instance.to_owned(), service_type))
     }
 
     /// Ends a browse or a resolution.
     pub fn stop_browse(&self, id: InterestId) -> Pending<(), MdnsFailure> {
-        self.0
-            .ask(move |reply| MdnsMessage::StopInterest { id, reply })
+        self.0.ask(|actor| actor.stop_interest(id))
     }
 
     /// Ends all browses of a type, that of the node itself as well.
     pub fn stop_browses(&self, service_type: ServiceType) -> Pending<(), MdnsFailure> {
-        self.0.ask(|reply| MdnsMessage::StopBrowses {
-            service_type,
-            reply,
-        })
+        self.0.ask(|actor| actor.stop_browses(service_type))
     }
 
     /// Finds out whether an instance still answers. If it does not within ten seconds, it is lost.
     pub fn verify(&self, instance: &str, service_type: ServiceType) -> Pending<(), MdnsFailure> {
-        let instance = instance.to_owned();
-        self.0.ask(|reply| MdnsMessage::Verify {
-            instance,
-            service_type,
-            reply,
-        })
+        self.0
+            .ask(|actor| actor.verify(instance.to_owned(), service_type))
     }
 
     /// What is registered and found.
     pub fn report(&self) -> Pending<MdnsReport, MdnsFailure> {
-        self.0.ask(
-            |reply: Reply<Result<MdnsReport, MdnsError>>| MdnsMessage::Report {
-                reply: reply.map(Ok),
-            },
-        )
+        self.0.ask(|actor| actor.report())
     }
 }
 
@@ -189,7 +137,7 @@ pub(crate) struct Subsystem {
 
 #[derive(Default)]
 struct State {
-    actor: Option<Address<MdnsActor>>,
+    actor: Option<MdnsHandle>,
     /// Where the node listens; known at the end of its start.
     listen: Vec<SocketAddr>,
     is_announced: bool,
@@ -256,23 +204,14 @@ impl Subsystem {
             log::info!("mdns is off: the node listens on loopback alone");
             return Ok(());
         }
-        self.ear.finder.start()?;
+        self.ear.finder.start().map_err(|_| AskError::NoReply)?;
         let actor = self.actor()?;
         if let Some(addr) = listen.iter().find(|addr| !addr.ip().is_loopback()) {
             let service = self.service(addr.port())?;
-            let register = |reply: Reply<Result<ServiceId, MdnsError>>| MdnsMessage::Register {
-                service,
-                reply,
-            };
-            let asked = self.hub.handle.ask(&actor, register, ANSWER_DEADLINE);
-            drop(asked);
+            // What becomes of it comes as an event.
+            drop(actor.register(service));
         }
-        let service_type = self.about.service_type.clone();
-        let browse = |reply: Reply<Result<InterestId, MdnsError>>| MdnsMessage::Browse {
-            service_type,
-            reply,
-        };
-        drop(self.hub.handle.ask(&actor, browse, ANSWER_DEADLINE));
+        drop(actor.browse(self.about.service_type.clone()));
         Ok(())
     }
 
@@ -307,7 +246,7 @@ impl Subsystem {
             state.actor.take()
         };
         if let Some(actor) = actor {
-            self.hub.handle.stop(actor.id());
+            actor.stop();
         }
         for (_, peer) in std::mem::take(&mut *self.ear.known.lock()) {
             self.ear.finder.gone(peer, Source::Mdns);
@@ -320,13 +259,13 @@ impl Subsystem {
         self.stop();
     }
 
-    fn actor(&self) -> Result<Address<MdnsActor>, MdnsFailure> {
+    fn actor(&self) -> Result<MdnsHandle, MdnsFailure> {
         let mut state = self.state.lock();
         if state.has_ended {
-            return Err(NodeError::Stopped.into());
+            return Err(AskError::NoReply.into());
         }
-        if let Some(actor) = state.actor {
-            return Ok(actor);
+        if let Some(actor) = &state.actor {
+            return Ok(actor.clone());
         }
         let mut seed = [0; 8];
         self.hub.handle.random(&mut seed)?;
@@ -336,30 +275,23 @@ impl Subsystem {
             seed: u64::from_le_bytes(seed),
         };
         let machine = mdns::Mdns::new(config)?;
-        let ear = self.ear.clone();
-        let make = move || Child::once(MdnsActor::new(machine, ear)).name("mdns");
-        let actor = self.hub.handle.spawn(0, make).map_err(|error| {
+        let spawned = MdnsHandle::spawn(&self.hub.handle, machine, self.ear.clone());
+        let actor = spawned.map_err(|error| {
             log::warn!("mdns cannot be started: {error}");
-            NodeError::Stopped
+            AskError::NoReply
         })?;
-        state.actor = Some(actor);
+        state.actor = Some(actor.clone());
         Ok(actor)
     }
 
     fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(Reply<Result<T, MdnsError>>) -> MdnsMessage + Send + 'static,
+        question: impl FnOnce(&MdnsHandle) -> Asked<T>,
     ) -> Pending<T, MdnsFailure> {
-        let actor = match self.actor() {
-            Ok(actor) => actor,
-            Err(error) => return Pending::known(&self.hub, Err(error)),
-        };
-        let question = |reply: Reply<Result<T, MdnsFailure>>| {
-            question(reply.map(|result: Result<T, MdnsError>| result.map_err(MdnsFailure::Refused)))
-        };
-        let asked: Answer<Result<T, MdnsFailure>> =
-            self.hub.handle.ask(&actor, question, ANSWER_DEADLINE);
-        Pending::asked(&self.hub, asked)
+        match self.actor() {
+            Ok(actor) => Pending::asked(&self.hub, question(&actor)),
+            Err(error) => Pending::known(&self.hub, Err(error)),
+        }
     }
 }
 

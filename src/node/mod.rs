@@ -78,11 +78,11 @@ pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
 pub use json::JSON_DEPTH_MAX;
-pub use mdns::{MDNS_TYPE_DEFAULT, Mdns, MdnsFailure};
+pub use mdns::{MDNS_TYPE_DEFAULT, Mdns};
 pub use mischief_actors::discovery::{Candidate, Source};
 pub use mischief_actors::mdns::{
-    Found as MdnsFound, InterestId, MdnsError, MdnsEvent, MdnsStats, Service, ServiceId,
-    ServiceType, Txt, actor::MdnsReport,
+    Found as MdnsFound, InterestId, MdnsError, MdnsEvent, MdnsFailure, MdnsStats, Service,
+    ServiceId, ServiceType, Txt, actor::MdnsReport,
 };
 pub use mischief_actors::messages::{RequestError, RequestLimits};
 pub use mischief_actors::peers::actor::UpkeepError;

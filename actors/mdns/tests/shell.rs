@@ -70,7 +70,7 @@ impl Machine {
     }
 
     fn report(&self) -> MdnsReport {
-        self.ask(|reply| MdnsMessage::Report { reply })
+        self.ask(|reply| MdnsMessage::Report { reply }).unwrap()
     }
 
     fn ask<T: Send + 'static>(

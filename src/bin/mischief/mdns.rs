@@ -1,7 +1,7 @@
 //! Services on the local network: for the JSON interface, and `mischief mdns`.
 
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use mischief::json::{
@@ -13,12 +13,12 @@ use mischief::{
     Mdns, MdnsError, MdnsEvent, MdnsFailure, MdnsFound, MdnsReport, Node, NodeEvent, PeerId,
     Service, ServiceType, Txt,
 };
-use mischief_reactor::io::signals::Termination;
 
-use crate::args::{BrowseArgs, MdnsAction, RegisterArgs};
+use crate::args::{MdnsAction, MdnsArgs};
 use crate::failure::Failure;
+use crate::logger;
+use crate::node::{self, Cause};
 use crate::output::Output;
-use crate::{logger, node};
 
 /// How long the node may take to take back what it has announced.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -192,63 +192,26 @@ pub(crate) fn event_line(event: &NodeEvent) -> Option<Vec<u8>> {
 /// The name under which all types are found (RFC 6763 §9).
 const ALL_TYPES: &str = "_services._dns-sd._udp";
 
-pub(crate) fn run(action: &MdnsAction) -> Result<(), Failure> {
+pub(crate) fn run(args: &MdnsArgs) -> Result<(), Failure> {
+    let action = args.action().map_err(Failure::usage)?;
     logger::start(0);
-    match action {
-        MdnsAction::Browse(args) => run_browse(args),
-        MdnsAction::Register(args) => run_register(args),
-    }
-}
-
-fn run_browse(args: &BrowseArgs) -> Result<(), Failure> {
     let as_json = args.json;
     let show = move |event: &NodeEvent| match as_json {
         true => event_line(event),
         false => text_line(event),
     };
-    let node = start(show)?;
-    let mdns = node.node.mdns();
-    let asked = match &args.service_type {
-        None => mdns.browse_types(),
-        Some(service_type) => mdns.browse(service_type.clone()),
+    let running = start(show)?;
+    let mdns = running.node.mdns();
+    let done = match action {
+        MdnsAction::Browse(None) => mdns.browse_types().wait().map(drop),
+        MdnsAction::Browse(Some(service_type)) => mdns.browse(service_type).wait().map(drop),
+        MdnsAction::Register(service) => mdns.register(service).wait().map(drop),
     };
-    asked.wait().map_err(Failure::new)?;
-    node.run(
-        args.seconds
-            .map(|seconds| Duration::from_secs(seconds.into())),
-    )
-}
-
-fn run_register(args: &RegisterArgs) -> Result<(), Failure> {
-    let as_json = args.json;
-    let show = move |event: &NodeEvent| match (as_json, event) {
-        (true, event) => event_line(event),
-        (false, NodeEvent::Mdns(MdnsEvent::Registered { instance, .. })) => {
-            Some(format!("registered {}\n", harmless(instance)).into_bytes())
-        }
-        (false, NodeEvent::Mdns(MdnsEvent::Renamed { old, new, .. })) => {
-            let (old, new) = (harmless(old), harmless(new));
-            Some(format!("{old} is taken, now {new}\n").into_bytes())
-        }
-        _ => None,
-    };
-    let entries = args.txt.iter().map(|entry| match entry.split_once('=') {
-        Some((key, value)) => (key, Some(value.as_bytes())),
-        None => (entry.as_str(), None),
-    });
-    let service = Service {
-        instance: args.instance.clone(),
-        service_type: args.service_type.clone(),
-        port: args.port.get(),
-        txt: Txt::new(entries).map_err(Failure::usage)?,
-    };
-    let node = start(show)?;
-    let registered = node.node.mdns().register(service).wait();
-    registered.map_err(|error| match error {
+    done.map_err(|error| match error {
         MdnsFailure::Refused(error) => Failure::usage(error),
         error => Failure::new(error),
     })?;
-    node.run(
+    running.run(
         args.seconds
             .map(|seconds| Duration::from_secs(seconds.into())),
     )
@@ -258,23 +221,16 @@ fn run_register(args: &RegisterArgs) -> Result<(), Failure> {
 struct Running {
     node: Node,
     output: Output,
-    ended: mpsc::Receiver<()>,
+    ended: mpsc::Receiver<Cause>,
 }
 
 fn start(
     show: impl Fn(&NodeEvent) -> Option<Vec<u8>> + Send + Sync + 'static,
 ) -> Result<Running, Failure> {
     let (end, ended) = mpsc::channel();
-    let on_signal = end.clone();
-    let mut signals = Termination::catch().map_err(Failure::new)?;
-    node::start_thread("signals", move || {
-        signals.wait();
-        let _ = on_signal.send(());
-        signals.wait();
-        std::process::exit(i32::from(crate::failure::FAILED));
-    })?;
+    node::watch_signals(end.clone())?;
     let on_closed = move || {
-        let _ = end.send(());
+        let _ = end.send(Cause::OutputClosed);
     };
     let lost_line = |count| format!("{count} lines were dropped\n").into_bytes();
     let output = Output::start(io::stdout(), lost_line, on_closed).map_err(Failure::new)?;
@@ -295,14 +251,11 @@ fn start(
 impl Running {
     /// Until a signal comes, nobody reads any more, or the time is over.
     fn run(self, time: Option<Duration>) -> Result<(), Failure> {
-        match time {
-            None => {
-                let _ = self.ended.recv();
-            }
-            Some(time) => match self.ended.recv_timeout(time) {
-                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-            },
-        }
+        // Whichever of the three it is, the end is the same.
+        let _ = match time {
+            None => self.ended.recv().ok(),
+            Some(time) => self.ended.recv_timeout(time).ok(),
+        };
         self.output.prepare_to_end(OUTPUT_PATIENCE);
         self.node.stop(STOP_DEADLINE);
         let _ = self.output.finish(b"", OUTPUT_PATIENCE);
@@ -326,6 +279,10 @@ fn text_line(event: &NodeEvent) -> Option<Vec<u8>> {
             service_type,
             interface,
         } => format!("+ {} on {interface}", harmless(&service_type.to_string())),
+        MdnsEvent::Registered { instance, .. } => format!("registered {}", harmless(instance)),
+        MdnsEvent::Renamed { old, new, .. } => {
+            format!("{} is taken, now {}", harmless(old), harmless(new))
+        }
         _ => return None,
     };
     Some((line + "\n").into_bytes())

@@ -174,7 +174,7 @@ fn end(session: &Session, front: &Front, cause: Cause) -> Result<(), Failure> {
 }
 
 /// The first signal asks for the end, the second one does not wait for it.
-fn watch_signals(causes: mpsc::Sender<Cause>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(causes: mpsc::Sender<Cause>) -> Result<(), Failure> {
     let mut signals = Termination::catch().map_err(Failure::new)?;
     let watch = move || {
         let signal = signals.wait();
