@@ -192,7 +192,7 @@ impl Lookup {
     }
 
     /// Whom to ask next, if somebody is to be asked now.
-    pub fn next(&mut self) -> Option<SocketAddr> {
+    pub fn poll_query(&mut self) -> Option<SocketAddr> {
         let waiting = |path: Option<u8>| {
             let asked = self.candidates.iter().filter(|candidate| {
                 candidate.state == State::Asked && path.is_none_or(|path| candidate.path == path)
@@ -291,7 +291,7 @@ impl Lookup {
         }
     }
 
-    /// The query that [`Lookup::next`] asked for could not be sent.
+    /// The query that [`Lookup::poll_query`] asked for could not be sent.
     pub fn take_back(&mut self, addr: SocketAddr) {
         self.mark(addr, State::Asked, State::New);
         self.queries -= 1;
