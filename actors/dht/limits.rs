@@ -76,7 +76,7 @@ pub const PREFIX_MESSAGES_MAX: u16 = 4 * MESSAGES_MAX;
 /// For how long it is ignored.
 pub const IGNORED_FOR: Duration = Duration::from_secs(5 * 60);
 
-/// How many addresses and prefixes are counted at a time, in sets of [`WAYS`].
+/// How many addresses and prefixes are counted at a time.
 pub const CALLERS_MAX: usize = 1024;
 
 const WAYS: usize = 4;

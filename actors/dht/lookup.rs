@@ -192,7 +192,7 @@ impl Lookup {
     }
 
     /// Whom to ask next, if somebody is to be asked now.
-    pub fn next(&mut self) -> Option<SocketAddr> {
+    pub fn poll_query(&mut self) -> Option<SocketAddr> {
         let waiting = |path: Option<u8>| {
             let asked = self.candidates.iter().filter(|candidate| {
                 candidate.state == State::Asked && path.is_none_or(|path| candidate.path == path)
@@ -291,7 +291,7 @@ impl Lookup {
         }
     }
 
-    /// The query that [`Lookup::next`] asked for could not be sent.
+    /// The query that [`Lookup::poll_query`] asked for could not be sent.
     pub fn take_back(&mut self, addr: SocketAddr) {
         self.mark(addr, State::Asked, State::New);
         self.queries -= 1;
@@ -362,5 +362,134 @@ impl Lookup {
             .map(|(index, distance)| (index + 1) as f64 * distance)
             .sum();
         (sum > 0.0).then(|| squares as f64 / sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node in a network of its own, whose id fits.
+    fn node(number: u32) -> Contact {
+        let [_, a, b, c] = number.to_be_bytes();
+        let addr: SocketAddr = ([20 + a, b, c, 1], 6881).into();
+        let mut random = crate::dht::dice::Dice::new(&[number as u8; 32]);
+        Contact {
+            id: NodeId::for_ip(addr.ip(), &mut random),
+            addr,
+        }
+    }
+
+    fn lookup(begin: std::ops::Range<u32>) -> Lookup {
+        let begin = begin.map(|number| (Some(node(number).id), node(number).addr));
+        Lookup::new(NodeId([7; 20]), Family::V4, true, 0.0, begin)
+    }
+
+    #[test]
+    fn few_are_asked_at_a_time_and_the_slow_do_not_count() {
+        let mut lookup = lookup(0..50);
+        let asked: Vec<_> = std::iter::from_fn(|| lookup.poll_query()).collect();
+        assert_eq!(asked.len(), PARALLEL_MAX);
+        lookup.handle_slow(asked[0]);
+        assert!(lookup.poll_query().is_some());
+        assert!(lookup.poll_query().is_none());
+    }
+
+    #[test]
+    fn candidates_and_what_one_answer_adds_are_bounded() {
+        let mut lookup = lookup(0..CANDIDATES_MAX as u32 + 50);
+        assert_eq!(lookup.candidates.len(), CANDIDATES_MAX);
+        let addr = lookup.poll_query().expect("somebody is asked");
+        let from = Contact {
+            id: NodeId([7; 20]),
+            addr,
+        };
+        let before = lookup
+            .candidates
+            .iter()
+            .filter(|other| other.state == State::New)
+            .count();
+        assert!(lookup.handle_answer(from, (1000..2000).map(node), None, None));
+        let known: Vec<_> = lookup.candidates.iter().map(|other| other.addr).collect();
+        let added = (1000..2000)
+            .filter(|number| known.contains(&node(*number).addr))
+            .count();
+        assert!(added <= NODES_PER_ANSWER_MAX && lookup.candidates.len() <= CANDIDATES_MAX);
+        assert!(before >= CANDIDATES_MAX - PARALLEL_MAX);
+        assert!(
+            !lookup.handle_answer(from, std::iter::empty(), None, None),
+            "it has answered"
+        );
+    }
+
+    #[test]
+    fn a_lookup_that_is_led_on_for_ever_ends() {
+        let mut lookup = lookup(0..8);
+        let mut number = 100;
+        while !lookup.is_done() {
+            let addr = lookup.poll_query().expect("it goes on or is done");
+            let known = lookup.candidates.iter().find(|other| other.addr == addr);
+            let id = known
+                .and_then(|known| known.id)
+                .expect("all are known by id");
+            // Each names others, and then fails.
+            let named = (number..number + 8).map(node);
+            number += 8;
+            lookup.handle_answer(Contact { id, addr }, named, None, None);
+            if let Some(other) = lookup
+                .candidates
+                .iter_mut()
+                .find(|other| other.addr == addr)
+            {
+                other.state = State::Failed;
+            }
+        }
+        assert!(lookup.queries() <= QUERIES_MAX);
+    }
+
+    #[test]
+    fn the_closest_set_is_bounded() {
+        let mut lookup = lookup(0..60);
+        // A network that seems to have eight nodes in all: everybody is within the radius.
+        lookup.radius = 1.0;
+        while let Some(addr) = lookup.poll_query() {
+            let known = lookup.candidates.iter().find(|other| other.addr == addr);
+            let id = known
+                .and_then(|known| known.id)
+                .expect("all are known by id");
+            lookup.handle_answer(
+                Contact { id, addr },
+                std::iter::empty(),
+                Some(b"token"),
+                None,
+            );
+        }
+        assert!(lookup.is_done());
+        assert_eq!(lookup.store_set().len(), STORE_MAX);
+        lookup.radius = 0.0;
+        assert_eq!(lookup.store_set().len(), BUCKET_SIZE);
+    }
+
+    #[test]
+    fn a_lookup_without_anybody_is_done() {
+        let mut lookup = lookup(0..0);
+        assert!(lookup.is_done() && lookup.poll_query().is_none());
+        assert!(lookup.store_set().is_empty() && lookup.size_estimate().is_none());
+    }
+
+    #[test]
+    fn strangers_do_not_lead_into_a_local_network() {
+        let mut lookup = lookup(0..1);
+        let addr = lookup.poll_query().expect("somebody is asked");
+        let local = Contact {
+            id: NodeId([7; 20]),
+            addr: "192.168.1.1:1".parse().expect("an address"),
+        };
+        let from = Contact {
+            id: node(0).id,
+            addr,
+        };
+        lookup.handle_answer(from, std::iter::once(local), None, None);
+        assert!(lookup.is_done());
     }
 }

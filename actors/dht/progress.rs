@@ -104,7 +104,7 @@ impl Dht {
         let Stage::Running(lookup) = &mut operation.stages[family.index()] else {
             return;
         };
-        while let Some(addr) = lookup.next() {
+        while let Some(addr) = lookup.poll_query() {
             if !self.net(family).is_some_and(|net| net.reaches(addr)) {
                 lookup.handle_failure(addr);
             } else if !self.query(now, addr, &query, Purpose::Lookup(id)) {

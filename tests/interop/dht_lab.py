@@ -219,7 +219,7 @@ def run(path, hosts, listen, minutes):
     # libtorrent sends no sample_infohashes over IPv6 from a loopback address.
     if family == "IPv4":
         end, seen = time.time() + LONG, None
-        while not seen and time.time() < end:
+        while seen is None and time.time() < end:
             seen = theirs[1].sample(own)
         check("they sample us", seen is not None, seen)
 

@@ -14,11 +14,15 @@ use crate::dht::{Dht, DhtConfig, DhtEvent, NodeId, OperationId, Order, Outcome};
 /// Port of every node.
 pub(super) const PORT: u16 = 6881;
 
+/// What somebody who only looks like a node sends when it is given a datagram: when, from whom, and at which address.
+pub(super) type Lie =
+    Box<dyn FnMut(Instant, SocketAddr, SocketAddr, &[u8]) -> Vec<(SocketAddr, Vec<u8>)>>;
+
 /// A program on the network: a node, or somebody who only looks like one.
 pub(super) enum Program {
     Node(Box<Dht>),
-    /// Answers as it likes: what it is given, from whom, and at which address.
-    Liar(Box<dyn FnMut(Instant, SocketAddr, SocketAddr, &[u8]) -> Vec<(SocketAddr, Vec<u8>)>>),
+    /// Answers as it likes.
+    Liar(Lie),
 }
 
 struct Machine {

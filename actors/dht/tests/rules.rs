@@ -721,3 +721,104 @@ fn without_a_socket_nothing_is_ordered() {
         Some(addr("127.0.0.1:2"))
     );
 }
+
+#[test]
+fn what_waits_to_be_taken_and_where_to_begin_are_bounded() {
+    use crate::dht::machine::EVENTS_MAX;
+    use crate::dht::net::BEGIN_MAX;
+    let mut talk = Talk::new();
+    for number in 0..2 * EVENTS_MAX as u32 {
+        let peers = vec![caller(number)];
+        talk.dht.tell(crate::dht::DhtEvent::Discovered(peers));
+    }
+    assert_eq!(talk.dht.stats(talk.now).finds_dropped, EVENTS_MAX as u64);
+    assert_eq!(
+        std::iter::from_fn(|| talk.dht.poll_event()).count(),
+        EVENTS_MAX
+    );
+    let net = talk.dht.nets[Family::V4.index()]
+        .as_mut()
+        .expect("it is open");
+    for number in 0..2 * BEGIN_MAX as u32 {
+        net.add_begin(None, caller(number));
+    }
+    assert_eq!(net.begin.len(), BEGIN_MAX);
+}
+
+#[test]
+fn what_an_order_finds_is_bounded() {
+    use crate::dht::operation::{FOUND_MAX, Operation, SAMPLES_MAX, Wish};
+    let operation = |order| Operation::new(order, Wish::User, NodeId::default(), Instant::ZERO);
+    let mut find = operation(Order::FindPeers {
+        info_hash: NodeId::default(),
+    });
+    let found = find.found_new((0..2 * FOUND_MAX as u32).map(caller));
+    assert_eq!((found.len(), find.found.len()), (FOUND_MAX, FOUND_MAX));
+    let mut sample = operation(Order::Sample {
+        target: NodeId::default(),
+    });
+    for number in 0..2 * SAMPLES_MAX as u32 {
+        let samples = NodeId::sha1(&[&number.to_be_bytes()]).0;
+        sample.learn(&Response {
+            samples: Some(&samples),
+            ..Response::default()
+        });
+    }
+    assert_eq!(sample.samples.len(), SAMPLES_MAX);
+}
+
+#[test]
+fn a_table_and_its_replacements_are_bounded() {
+    use crate::dht::routing::{FAILURES_BAD, FAILURES_MAX, REPLACEMENTS_MAX, capacity};
+    let mut random = crate::dht::dice::Dice::new(&[6; 32]);
+    let mut table = crate::dht::RoutingTable::new(NodeId::default(), true);
+    let now = Instant::ZERO + Duration::from_secs(100_000);
+    let contact = |number: u32, id: NodeId| Contact {
+        id,
+        addr: caller(number),
+    };
+    // All in the first bucket, so that nothing is split but once.
+    for number in 0..1000 {
+        let mut id = NodeId::for_ip(caller(number).ip(), &mut random);
+        id.0[0] |= 0x80;
+        table.handle_answer(now, contact(number, id));
+    }
+    assert_eq!(table.len(), capacity(0));
+    assert_eq!(table.replacements(), REPLACEMENTS_MAX);
+    let first = table.contacts().next().expect("it is full");
+    for _ in 0..FAILURES_BAD {
+        table.handle_failure(first.addr);
+    }
+    assert!(
+        table.contacts().all(|node| node != first),
+        "a replacement has its place"
+    );
+    assert_eq!(table.len(), capacity(0));
+    let mut alone = crate::dht::RoutingTable::new(NodeId::default(), true);
+    let id = NodeId::for_ip(caller(1).ip(), &mut random);
+    alone.handle_answer(now, contact(1, id));
+    for _ in 1..FAILURES_MAX {
+        alone.handle_failure(caller(1));
+        assert_eq!(alone.len(), 1, "our own network may be down");
+    }
+    alone.handle_failure(caller(1));
+    assert!(alone.is_empty());
+}
+
+#[test]
+fn newcomers_are_pinged_as_far_as_a_round_allows() {
+    use crate::dht::upkeep::{NEIGHBOURS_PER_ROUND_MAX, NEWCOMERS_PER_ROUND_MAX};
+    let mut talk = Talk::new();
+    let mut pings = 0;
+    for number in 0..400 {
+        let mut random = crate::dht::dice::Dice::new(&[number as u8; 32]);
+        let id = NodeId::for_ip(caller(number).ip(), &mut random);
+        let data = message::encode_query(b"xy", &id, false, &Query::Ping);
+        talk.dht.handle_datagram(talk.now, caller(number), &data);
+        while let Some(packet) = talk.dht.poll_transmit() {
+            pings += usize::from(packet.data.ends_with(b"1:y1:qe"));
+        }
+    }
+    let most = NEIGHBOURS_PER_ROUND_MAX + NEWCOMERS_PER_ROUND_MAX;
+    assert!(pings > 0 && pings <= most as usize, "{pings}");
+}

@@ -90,7 +90,10 @@ impl Observer for Silent {
 
 /// A node as the scenario sees it, whichever incarnation runs.
 #[derive(Clone, Default)]
-struct Desk(Rc<RefCell<Option<(Handle, Address<DhtActor>)>>>);
+struct Desk(Rc<RefCell<Option<Place>>>);
+
+/// Where a node runs.
+type Place = (Handle, Address<DhtActor>);
 
 impl Desk {
     fn join(stage: &Stage, number: usize, config: DhtConfig) -> Desk {
