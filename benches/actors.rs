@@ -1,19 +1,28 @@
 //! What does the actor framework cost by itself: a message, a question, a birth, a timer, an actor that is idle?
 //!
-//! Messages on one core are compared with the least there can be: one queue of one enum, and a `match`. What happens on
-//! one core is measured in processor time, which other work on the machine touches less.
+//! Messages on one core are compared with the least there can be: one queue of one enum, and a `match`; and the same work
+//! is done with other actors (`rivals/`): tasks with channels on tokio, actix, ractor, kameo. What happens on one core is
+//! measured in processor time, which other work on the machine touches less.
+//!
+//! Parts, for `--part`: `rivals`, which is all that criterion drives, `messages`, `between`, `questions`, `lives`, `timers`.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use counting_allocator::{Counting, held};
-use mischief_benches::harness::{Bench, Budget};
+use mischief_benches::harness::{Bench, Budget, Contender, Cost, Measure, Question as Compare};
 use mischief_benches::system::process_cpu;
+use serde_json::{Value, json};
+
 use mischief_reactor::{
     Actor, Address, Child, Context, Event, Failure, Handle, Limits, MailboxLimits, Message,
     OneShot, Reply, Runtime, TimerId, TrySendError,
 };
+
+mod rivals;
+
+use rivals::{FAN_NUMBERS, RIVALS, Rival};
 
 #[path = "counting_allocator.rs"]
 #[expect(dead_code, reason = "other programs ask it for more")]
@@ -24,18 +33,21 @@ static ALLOCATOR: Counting = Counting;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A name for `--part`, and what it does.
+type Part = (&'static str, fn(&Bench));
+
 fn main() {
-    let bench = Bench::new("actors");
-    let parts: [(&str, fn(&Bench)); 5] = [
+    let bench = Bench::comparing("actors");
+    let parts: [Part; 6] = [
+        ("rivals", beside_rivals),
         ("messages", messages),
         ("between", across_cores),
         ("questions", questions),
         ("lives", lives),
         ("timers", timers),
     ];
-    let wanted: Option<String> = bench.option("--part");
     for (name, part) in parts {
-        if wanted.as_ref().is_none_or(|wanted| wanted == name) {
+        if bench.wants(name) && (name == "rivals" || !bench.is_criterion()) {
             part(&bench);
         }
     }
@@ -738,12 +750,9 @@ fn lives(bench: &Bench) {
         &values(|lives| lives.stop_ns),
     );
     let budget = Budget::AtMost(128.0);
-    bench.figure(
-        "an idle actor beside its state",
-        "bytes",
-        budget,
-        &values(|lives| lives.bytes),
-    );
+    let bytes = values(|lives| lives.bytes);
+    bench.figure("an idle actor beside its state", "bytes", budget, &bytes);
+    bench.result("actor_bytes", &json!({}), &bytes);
 }
 
 // ---- timers
@@ -802,5 +811,304 @@ fn timers(bench: &Bench) {
         budget,
         &cancels[1..],
     );
+    runtime.shutdown(PATIENCE);
+}
+
+// ---- beside rivals
+
+/// Actors that send numbers to one.
+const FAN_ACTORS: u64 = 10_000;
+
+/// Tells so many actors to send it numbers, and waits for all of them.
+struct Fan {
+    sources: Vec<Address<Source>>,
+    left: u64,
+    rounds: u64,
+    done: Option<Reply<()>>,
+}
+
+enum Fanned {
+    Number(u64),
+    Begin {
+        sources: Vec<Address<Source>>,
+        rounds: u64,
+        done: Reply<()>,
+    },
+}
+
+impl Message for Fanned {}
+
+impl Actor for Fan {
+    type Message = Fanned;
+
+    fn handle(&mut self, message: Fanned, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        match message {
+            Fanned::Number(number) => {
+                black_box(number);
+                self.left -= 1;
+                if self.left > 0 {
+                    return Ok(());
+                }
+            }
+            Fanned::Begin {
+                sources,
+                rounds,
+                done,
+            } => {
+                (self.sources, self.rounds, self.done) = (sources, rounds, Some(done));
+            }
+        }
+        if self.rounds == 0 {
+            if let Some(done) = self.done.take() {
+                done.send(());
+            }
+            return Ok(());
+        }
+        self.rounds -= 1;
+        self.left = self.sources.len() as u64 * FAN_NUMBERS;
+        for source in &self.sources {
+            cx.send(source, Go(FAN_NUMBERS))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends numbers to one that it knows.
+struct Source(Address<Fan>);
+
+impl Actor for Source {
+    type Message = Go;
+
+    fn handle(&mut self, Go(count): Go, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        for number in 0..count {
+            cx.send(&self.0, Fanned::Number(number))?;
+        }
+        Ok(())
+    }
+}
+
+/// The rivals' way to do one kind of work.
+fn rivals_at(
+    work: impl Fn(&'static Rival, u64) -> Cost + Copy + 'static,
+) -> Vec<Contender<'static>> {
+    RIVALS
+        .iter()
+        .map(|rival| Contender::new(rival.name, move |units| work(rival, units)))
+        .collect()
+}
+
+fn beside_rivals(bench: &Bench) {
+    rival_messages(bench);
+    rival_fan_in(bench);
+    rival_threads(bench);
+    rival_lives(bench);
+}
+
+fn question_of(metric: &str, case: Value, units: u64, measure: Measure) -> Compare<'_> {
+    Compare {
+        metric,
+        case,
+        units,
+        measure,
+        cpu: None,
+    }
+}
+
+fn rival_messages(bench: &Bench) {
+    let runtime = runtime(1);
+    let handle = runtime.handle();
+    for pairs in [1, 64] {
+        let players: Vec<_> = (0..2 * pairs).map(|_| player(&handle, 0)).collect();
+        for (index, address) in players.iter().enumerate() {
+            handle
+                .try_send(address, Play::Peer(players[index ^ 1]))
+                .expect("room");
+        }
+        let mut contenders = vec![
+            Contender::new("mischief", |hits| {
+                Cost::of(|| ping_pong(&handle, &players, hits))
+            }),
+            Contender::new("bare-queue", |hits| {
+                let left = (hits / pairs as u64) & !1;
+                let took = bare(&handle, 2 * pairs, |queue| {
+                    for pair in 0..pairs {
+                        queue.push_back(Bare::Play(2 * pair, BarePlay::Ball { left }));
+                    }
+                });
+                Cost {
+                    wall: took,
+                    cpu: took,
+                }
+            }),
+        ];
+        contenders.extend(rivals_at(move |rival, hits| {
+            (rival.ping_pong)(pairs as u64, hits)
+        }));
+        let case = json!({"pattern": "to-and-fro", "pairs": pairs});
+        let question = question_of("actor_messages_s", case, 2_000, Measure::PerCpuSecond);
+        bench.compare(&question, &mut contenders);
+    }
+    runtime.shutdown(PATIENCE);
+}
+
+fn rival_fan_in(bench: &Bench) {
+    let actors = bench.size(FAN_ACTORS, 100);
+    let runtime = runtime(1);
+    let handle = runtime.handle();
+    let fan = || {
+        Child::once(Fan {
+            sources: Vec::new(),
+            left: 0,
+            rounds: 0,
+            done: None,
+        })
+    };
+    let fan = handle.spawn(0, fan).expect("spawned");
+    let source = |_| {
+        handle
+            .spawn(0, move || Child::once(Source(fan)))
+            .expect("spawned")
+    };
+    let sources: Vec<_> = (0..actors).map(source).collect();
+    // Orders are messages too.
+    let a_round = actors * (FAN_NUMBERS + 1);
+    let as_asked = move |numbers: u64, work: &dyn Fn(u64) -> Cost| {
+        let rounds = numbers.div_ceil(a_round);
+        work(rounds).scaled(numbers as f64 / (rounds * a_round) as f64)
+    };
+    let mut contenders = vec![Contender::new("mischief", |numbers| {
+        as_asked(numbers, &|rounds| {
+            Cost::of(|| {
+                let begin = |done| Fanned::Begin {
+                    sources: sources.clone(),
+                    rounds,
+                    done,
+                };
+                handle.ask(&fan, begin, PATIENCE).wait().expect("done");
+            })
+        })
+    })];
+    let rival = move |rival: &'static Rival, numbers| {
+        as_asked(numbers, &|rounds| (rival.fan_in)(actors, rounds))
+    };
+    contenders.extend(rivals_at(rival));
+    let case = json!({"pattern": "fan-in", "actors": actors});
+    let question = question_of("actor_messages_s", case, a_round, Measure::PerCpuSecond);
+    bench.compare(&question, &mut contenders);
+    drop(contenders);
+    runtime.shutdown(PATIENCE);
+}
+
+fn rival_threads(bench: &Bench) {
+    let runtime = runtime(2);
+    let handle = runtime.handle();
+    let counter = || {
+        Child::once(Counter {
+            left: 0,
+            done: None,
+        })
+    };
+    let to = handle.spawn(1, counter).expect("spawned");
+    let from = handle
+        .spawn(0, move || Child::once(Flooder { to, left: 0 }))
+        .expect("spawned");
+    let mut contenders = vec![Contender::new("mischief", |count| {
+        Cost::of(|| flood(&handle, &[(from, to)], count))
+    })];
+    contenders.extend(rivals_at(|rival, count| (rival.flood)(count)));
+    let case = json!({"pattern": "one-way", "threads": 2});
+    let mut question = question_of("actor_messages_s", case, 2_000, Measure::PerSecond);
+    question.cpu = Some(("actor_cpu_ns_per_message", 1.0));
+    bench.compare(&question, &mut contenders);
+    drop(contenders);
+
+    let (left, right) = (player(&handle, 0), player(&handle, 1));
+    handle.try_send(&left, Play::Peer(right)).expect("room");
+    handle.try_send(&right, Play::Peer(left)).expect("room");
+    let mut contenders = vec![Contender::new("mischief", |hits| {
+        Cost::of(|| ping_pong(&handle, &[left, right], hits))
+    })];
+    contenders.extend(rivals_at(|rival, hits| (rival.across)(hits)));
+    let mut question = question_of(
+        "actor_hop_ns",
+        json!({"threads": 2}),
+        200,
+        Measure::NanosEach,
+    );
+    question.cpu = Some(("actor_hop_cpu_ns", 1.0));
+    bench.compare(&question, &mut contenders);
+    runtime.shutdown(PATIENCE);
+}
+
+fn rival_lives(bench: &Bench) {
+    let runtime = runtime(1);
+    let handle = runtime.handle();
+    let oracle = handle.spawn(0, || Child::once(Oracle)).expect("spawned");
+    let asker = move || {
+        Child::once(Asker {
+            to: oracle,
+            left: 0,
+            open: 0,
+            done: None,
+        })
+    };
+    let asker = handle.spawn(0, asker).expect("spawned");
+    let ask = |count| {
+        Cost::of(|| {
+            let begin = |done| Asking::Begin {
+                count,
+                at_once: 1,
+                done,
+            };
+            handle.ask(&asker, begin, PATIENCE).wait().expect("done");
+        })
+    };
+    let mut contenders = vec![Contender::new("mischief", ask)];
+    contenders.extend(rivals_at(|rival, count| (rival.ask)(count)));
+    let question = question_of(
+        "actor_ask_ns",
+        json!({"at_once": 1}),
+        500,
+        Measure::CpuNanosEach,
+    );
+    bench.compare(&question, &mut contenders);
+
+    let spawn = |count: u64| {
+        let nanos = live(count).spawn_ns * count as f64;
+        let took = Duration::from_nanos(nanos as u64);
+        Cost {
+            wall: took,
+            cpu: took,
+        }
+    };
+    let mut contenders = vec![Contender::new("mischief", spawn)];
+    contenders.extend(rivals_at(|rival, count| (rival.spawn)(count)));
+    let question = question_of(
+        "actor_spawn_ns",
+        json!({}),
+        bench.size(100_000, 500),
+        Measure::CpuNanosEach,
+    );
+    bench.compare(&question, &mut contenders);
+
+    let count = bench.size(100_000, 500);
+    let clock = handle.spawn(0, || Child::once(Clock)).expect("spawned");
+    let wind = |count| {
+        let answer = handle.ask(&clock, |reply| Wind { count, reply }, PATIENCE);
+        let (arm, cancel) = answer.wait().expect("answers");
+        Cost {
+            wall: arm + cancel,
+            cpu: arm + cancel,
+        }
+    };
+    let mut contenders = vec![Contender::new("mischief", wind)];
+    contenders.extend(rivals_at(|rival, count| (rival.timers)(count)));
+    let question = question_of(
+        "timer_arm_cancel_ns",
+        json!({"timers": count}),
+        count,
+        Measure::CpuNanosEach,
+    );
+    bench.compare_exactly(&question, &mut contenders);
     runtime.shutdown(PATIENCE);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mischief::{Callbacks, Node, SendError};
 use mischief_benches::harness::{Bench, Budget};
+use serde_json::json;
 
 #[expect(dead_code, reason = "other programs ask it for more")]
 mod counting_allocator;
@@ -47,6 +48,8 @@ fn main() {
                 budget,
                 &values,
             );
+            let case = json!({"size": size, "one_at_a_time": at_once == 1, "callbacks": mode});
+            bench.result("allocations_per_message", &case, &values);
         }
     }
 }

@@ -16,6 +16,7 @@ use mischief_benches::harness::{Bench, Budget};
 use mischief_benches::other::Other;
 use mischief_benches::system::{pin, process_cpu};
 use ring::aead;
+use serde_json::json;
 
 const GB: f64 = 1e9;
 const FRAME: usize = 16 << 10;
@@ -32,7 +33,9 @@ fn main() {
         Some("tcp") => return receive_stream(),
         _ => {}
     }
-    let bytes = bench.size(2 << 30, 4 << 20);
+    let bytes = bench
+        .option("--bytes")
+        .unwrap_or(bench.size(2 << 30, 4 << 20));
     let repeat = |measure: &dyn Fn() -> Cost| -> (Vec<f64>, Vec<f64>) {
         (0..bench.runs())
             .map(|_| measure())
@@ -65,6 +68,8 @@ fn main() {
                 budget,
                 &cpu,
             );
+            let case = json!({"suite": suite, "size": size, "shared": form == Form::Shared});
+            bench.result("sender_cpu_s_per_gb", &case, &cpu);
             bench.figure(
                 &format!("{suite}, {name} messages, rate"),
                 "GB/s",

@@ -1,325 +1,294 @@
-//! How much memory does an idle encrypted peer cost, and a node without any?
+//! How much memory does a node cost, alone and with each idle encrypted peer, beside rust-libp2p? And how quiet is it?
 //!
-//! One process listens, another is the crowd: 10,000 nodes on one runtime, each with an identity of its own, that connect
-//! and then say nothing. The listener tells its resident and anonymous memory as the system sees it, and what it holds of
-//! the allocator, piece by piece. The slope between two crowds is what one peer costs; what the kernel holds for its socket
-//! is not counted.
+//! One process listens, another is the crowd: up to 10,000 nodes, each with an identity of its own, that connect and then
+//! say nothing. What is told is what the system sees of the listener, which has the system's allocator. What the kernel holds
+//! for the sockets is told apart, for both ends together.
 //!
-//! The start is measured of the real program, `mischief node --no-mdns --no-dht`, if it has been built.
+//! - `bytes_per_idle_peer` is a slope of anonymous memory: to 100 peers from none, to 1,000 from 100, to 5,000 and 10,000
+//!   from 1,000.
+//! - `rss_left_kb` and the like: when all peers have left.
+//! - `wakeups_per_s` and `idle_cpu_percent`: over 30 seconds in which nothing is sent.
+//! - Rows with a `program` are of the daemon as users start it.
+//!
+//! Parts, for `--part`: `crowd`, `idle`, `daemon`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mischief::{Limits, Node};
-use mischief_benches::harness::{Bench, Budget};
+use mischief_benches::harness::Bench;
 use mischief_benches::other::Other;
 use mischief_benches::product;
-use mischief_benches::system::{memory_of, raise_open_files};
-use mischief_reactor::Runtime;
+use mischief_benches::session::{Kind, Session, Setup};
+use mischief_benches::system::{Memory, activity_of, kernel_sockets, memory_of, raise_open_files};
 use serde_json::{Value, json};
-
-#[expect(dead_code, reason = "other programs ask it for more")]
-mod counting_allocator;
-
-#[global_allocator]
-static ALLOCATOR: counting_allocator::Counting = counting_allocator::Counting;
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// Longer than connections keep buffers that they do not use, with the slack of their timers.
 const SETTLED: Duration = Duration::from_secs(4);
 
-/// As many handshakes at a time as the listener allows.
-const AT_ONCE: usize = 48;
+/// The crowd whose quiet is measured.
+const IDLE_PEERS: usize = 1000;
 
-const MIB: f64 = (1 << 20) as f64;
+const KINDS: [Kind; 5] = [
+    Kind::Mischief,
+    Kind::Libp2pDefault,
+    Kind::Libp2pTuned,
+    Kind::MischiefMusl,
+    Kind::Libp2pFull,
+];
 
 fn main() {
     let bench = Bench::new("memory");
     raise_open_files();
-    match bench.option::<String>("--child").as_deref() {
-        Some("listener") => return listen(),
-        Some("crowd") => return crowd(&bench.option::<String>("--addr").expect("it was given")),
-        _ => {}
+    let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.is_built()).collect();
+    for kind in KINDS.iter().filter(|kind| !kind.is_built()) {
+        let program = kind.program();
+        bench.note(format!(
+            "{} is missing: cargo build --release --workspace",
+            program.display()
+        ));
     }
-    for path in product::binaries() {
-        start_up(&bench, &path);
+    if bench.wants("crowd") {
+        crowds(&bench, &kinds);
     }
-    let crowds: &[usize] = bench.size(&[1000, 5000, 10_000], &[20, 50]);
-    let runs: Vec<Run> = (0..bench.runs().min(3)).map(|_| Run::new(crowds)).collect();
-    report(&bench, crowds, &runs);
-}
-
-fn report(bench: &Bench, crowds: &[usize], runs: &[Run]) {
-    let figure = |what: &str, unit: &str, budget: Budget, value: &dyn Fn(&Run) -> f64| {
-        let values: Vec<f64> = runs.iter().map(value).collect();
-        bench.figure(what, unit, budget, &values);
-    };
-    figure(
-        "listener in this program, no peers, resident",
-        "MiB",
-        Budget::None,
-        &|run| run.at[0]["resident"] / MIB,
-    );
-    figure(
-        "listener in this program, no peers, anonymous",
-        "MiB",
-        Budget::None,
-        &|run| run.at[0]["anonymous"] / MIB,
-    );
-    for (place, peers) in crowds.iter().enumerate() {
-        let budget = if *peers == 10_000 {
-            Budget::AtMost(8.0)
-        } else {
-            Budget::None
-        };
-        let of = |key: &'static str| move |run: &Run| run.at[place + 1][key] / MIB;
-        figure(
-            &format!("{peers} peers, resident"),
-            "MiB",
-            budget,
-            &of("resident"),
-        );
-        figure(
-            &format!("{peers} peers, anonymous"),
-            "MiB",
-            Budget::None,
-            &of("anonymous"),
-        );
-        figure(
-            &format!("{peers} peers, held of the allocator"),
-            "MiB",
-            Budget::None,
-            &of("held"),
-        );
+    if bench.wants("idle") {
+        quiet(&bench, &kinds);
     }
-    figure(
-        "after all have left, resident",
-        "MiB",
-        Budget::None,
-        &|run| run.left["resident"] / MIB,
-    );
-    figure(
-        "after all have left, held of the allocator",
-        "MiB",
-        Budget::None,
-        &|run| run.left["held"] / MIB,
-    );
-    let last = crowds.len();
-    let per_peer = |key: &'static str, from: usize| {
-        let before = if from == 0 { 0 } else { crowds[from - 1] };
-        let peers = (crowds[last - 1] - before) as f64;
-        move |run: &Run| (run.at[last][key] - run.at[from][key]) / peers
-    };
-    figure(
-        "a peer, resident, by slope",
-        "bytes",
-        Budget::None,
-        &per_peer("resident", 1),
-    );
-    figure(
-        "a peer, anonymous, by slope",
-        "bytes",
-        Budget::AtMost(512.0),
-        &per_peer("anonymous", 1),
-    );
-    figure(
-        "a peer, anonymous, beyond no peers",
-        "bytes",
-        Budget::None,
-        &per_peer("anonymous", 0),
-    );
-    figure(
-        "a peer, held of the allocator, beyond no peers",
-        "bytes",
-        Budget::None,
-        &per_peer("held", 0),
-    );
-    figure(
-        "a peer, of that in pieces above 4 KiB (tables)",
-        "bytes",
-        Budget::None,
-        &per_peer("large", 0),
-    );
-    for (size, count) in &runs[0].pieces {
-        let per_peer = *count as f64 / crowds[last - 1] as f64;
-        bench.figure(
-            &format!("a peer, pieces of up to {size} bytes"),
-            "pieces",
-            Budget::None,
-            &[per_peer],
-        );
+    if bench.wants("daemon") {
+        for path in product::binaries() {
+            daemon(&bench, &path);
+        }
     }
 }
 
-/// What was seen once with no peers and with each crowd, and after they had left.
+/// Tuned for memory is a runtime of one thread.
+fn setup_of(kind: Kind) -> Setup {
+    let threads = usize::from(kind == Kind::Libp2pTuned);
+    Setup {
+        threads,
+        ..Setup::default()
+    }
+}
+
+/// What sets a kind apart from the others of its name.
+fn case_of(kind: Kind) -> Value {
+    if kind == Kind::MischiefMusl {
+        json!({"libc": "musl"})
+    } else {
+        json!({})
+    }
+}
+
+fn with(case: &Value, name: &str, value: usize) -> Value {
+    let mut case = case.clone();
+    case[name] = value.into();
+    case
+}
+
+// ---- crowds
+
+/// What was seen at one moment.
+#[derive(Clone, Copy)]
+struct Sight {
+    memory: Memory,
+    kernel: u64,
+    threads: u64,
+}
+
+impl Sight {
+    fn of(pid: u32) -> Sight {
+        let pid = pid.to_string();
+        Sight {
+            memory: memory_of(&pid).expect("it lives, and this is Linux"),
+            kernel: kernel_sockets(),
+            threads: activity_of(&pid)
+                .expect("it lives, and this is Linux")
+                .threads,
+        }
+    }
+}
+
+/// What was seen once: with no peers, with each crowd, and after they had left.
 struct Run {
-    at: Vec<BTreeMap<String, f64>>,
-    left: BTreeMap<String, f64>,
-    pieces: Vec<(usize, usize)>,
+    start: Sight,
+    at: Vec<Sight>,
+    left: Sight,
+}
+
+fn crowds(bench: &Bench, kinds: &[Kind]) {
+    let crowds: &[usize] = bench.size(&[100, 1000, 5000, 10_000], &[5, 10]);
+    let settled = bench.size(SETTLED, Duration::from_millis(100));
+    let mut runs: Vec<Vec<Run>> = kinds.iter().map(|_| Vec::new()).collect();
+    for run in 0..bench.runs().min(3) {
+        for turn in 0..kinds.len() {
+            let place = if run.is_multiple_of(2) {
+                turn
+            } else {
+                kinds.len() - 1 - turn
+            };
+            // Variants tell enough with two runs.
+            let is_variant = matches!(kinds[place], Kind::MischiefMusl | Kind::Libp2pFull);
+            if !(is_variant && run >= 2) {
+                runs[place].push(Run::new(kinds[place], crowds, settled));
+            }
+        }
+    }
+    for (kind, runs) in kinds.iter().zip(&runs) {
+        report(bench, *kind, crowds, runs);
+    }
 }
 
 impl Run {
-    fn new(crowds: &[usize]) -> Run {
-        let mut listener = Other::start(&["--child", "listener"]);
-        let addr = listener.line();
-        let mut at = vec![ask(&mut listener, "measure")];
-        let mut crowd = Other::start(&["--child", "crowd", "--addr", &addr]);
+    fn new(kind: Kind, crowds: &[usize], settled: Duration) -> Run {
+        let mut session = Session::start(kind, setup_of(kind));
+        std::thread::sleep(settled);
+        let start = Sight::of(session.listener_id());
+        let mut at = Vec::new();
         for peers in crowds {
-            crowd.tell(&peers.to_string());
-            assert_eq!(crowd.line(), "connected");
-            std::thread::sleep(SETTLED);
-            at.push(ask(&mut listener, "measure"));
-            assert_eq!(at.last().expect("it was pushed")["peers"], *peers as f64);
+            session.connect(*peers);
+            std::thread::sleep(settled);
+            assert_eq!(session.peers(), *peers, "somebody left");
+            at.push(Sight::of(session.listener_id()));
         }
-        let least = crowds[crowds.len() - 1] / 2;
-        let pieces = ask(&mut listener, &format!("pieces {least}"));
-        let pieces = pieces
-            .iter()
-            .map(|(size, count)| (size.parse().expect("it is a size"), *count as usize))
-            .collect();
-        drop(crowd);
-        let deadline = Instant::now() + LONG;
-        let mut left = ask(&mut listener, "measure");
-        while left["peers"] > 0.0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(100));
-            left = ask(&mut listener, "measure");
+        let mut listener = session.leave();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while listener.ask("peers") != "0" {
+            assert!(
+                Instant::now() < deadline,
+                "the listener keeps peers that have left"
+            );
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(SETTLED);
+        std::thread::sleep(settled);
         Run {
+            start,
             at,
-            left: ask(&mut listener, "measure"),
-            pieces,
+            left: Sight::of(listener.id()),
         }
     }
-}
 
-fn listen() {
-    let mut limits = Limits::default();
-    let places = &mut limits.admission;
-    (places.sockets_max, places.handshakes_max) = (64, AT_ONCE as u32);
-    (
-        places.handshakes_per_address_max,
-        places.handshakes_per_prefix_max,
-    ) = (AT_ONCE as u32, AT_ONCE as u32);
-    (places.rate_per_second, places.rate_burst) = (1_000_000, 1_000_000);
-    let node = Node::builder()
-        .ephemeral()
-        .protocol("bench", "1")
-        .listen("127.0.0.1:0")
-        .max_peers(20_000)
-        .limits(limits)
-        .start()
-        .expect("loopback can be listened on");
-    println!("{}", node.listen_addrs()[0]);
-    let start = counting_allocator::held();
-    for line in std::io::stdin().lines() {
-        let line = line.expect("the input is text");
-        let memory = memory_of("self").expect("this is Linux");
-        let held = counting_allocator::held();
-        let answer = match line.strip_prefix("pieces ") {
-            Some(least) => {
-                let grown = held.grown_since(&start, least.parse().expect("it is a number"));
-                let pairs = grown
-                    .iter()
-                    .map(|(size, count)| (size.to_string(), json!(count)));
-                Value::Object(pairs.collect())
-            }
-            None => json!({
-                "resident": memory.resident,
-                "anonymous": memory.anonymous,
-                "held": held.bytes,
-                "large": held.large,
-                "peers": node.stats().peers,
-            }),
+    /// Anonymous bytes that each peer of a crowd took.
+    fn slope(&self, crowds: &[usize], place: usize) -> f64 {
+        let anonymous = |sight: &Sight| sight.memory.anonymous as f64;
+        // From a tenth of the crowd or less; the least crowd from nobody.
+        let before = (0..place)
+            .rev()
+            .find(|before| crowds[*before] * 5 <= crowds[place]);
+        let (peers, from) = match before {
+            Some(before) => (crowds[before], anonymous(&self.at[before])),
+            None => (0, anonymous(&self.start)),
         };
-        println!("{answer}");
+        (anonymous(&self.at[place]) - from) / (crowds[place] - peers) as f64
     }
-    node.stop(Duration::from_secs(5));
 }
 
-/// Grows to as many peers as each line of the input says, and leaves at its end.
-fn crowd(addr: &str) {
-    let runtime = Runtime::builder()
-        .cores(1)
-        .start()
-        .expect("a thread can be started");
-    let handle = runtime.handle();
-    let mut nodes: Vec<Node> = Vec::new();
-    for line in std::io::stdin().lines() {
-        let wanted: usize = line
-            .expect("the input is text")
-            .parse()
-            .expect("it is a number");
-        while nodes.len() < wanted {
-            let first = nodes.len();
-            for _ in first..wanted.min(first + AT_ONCE) {
-                let node = Node::builder()
-                    .ephemeral()
-                    .protocol("bench", "1")
-                    .runtime(&handle)
-                    .start();
-                nodes.push(node.expect("it needs nothing"));
+fn report(bench: &Bench, kind: Kind, crowds: &[usize], runs: &[Run]) {
+    let case = case_of(kind);
+    let row = |metric: &str, case: &Value, value: &dyn Fn(&Run) -> f64| {
+        let values: Vec<f64> = runs.iter().map(value).collect();
+        bench.row(metric, kind.name(), case, &values);
+    };
+    let kib = |bytes: u64| bytes as f64 / 1024.0;
+    row("rss_start_kb", &case, &|run| kib(run.start.memory.resident));
+    row("anonymous_start_kb", &case, &|run| {
+        kib(run.start.memory.anonymous)
+    });
+    row("pss_start_kb", &case, &|run| {
+        kib(run.start.memory.proportional)
+    });
+    row("threads", &case, &|run| run.at[0].threads as f64);
+    for (place, peers) in crowds.iter().enumerate() {
+        let case = with(&case, "peers", *peers);
+        row("rss_kb", &case, &|run| kib(run.at[place].memory.resident));
+        row("anonymous_kb", &case, &|run| {
+            kib(run.at[place].memory.anonymous)
+        });
+        row("pss_kb", &case, &|run| {
+            kib(run.at[place].memory.proportional)
+        });
+        row("bytes_per_idle_peer", &case, &|run| {
+            run.slope(crowds, place)
+        });
+    }
+    let last = crowds.len() - 1;
+    let case = with(&case, "peers", crowds[last]);
+    row("rss_left_kb", &case, &|run| kib(run.left.memory.resident));
+    row("anonymous_left_kb", &case, &|run| {
+        kib(run.left.memory.anonymous)
+    });
+    row("pss_left_kb", &case, &|run| {
+        kib(run.left.memory.proportional)
+    });
+    row("kernel_bytes_per_connection", &case, &|run| {
+        run.at[last].kernel.saturating_sub(run.start.kernel) as f64 / crowds[last] as f64
+    });
+}
+
+// ---- quiet
+
+/// All of them at the same time: what each does is counted by itself, and they do next to nothing.
+fn quiet(bench: &Bench, kinds: &[Kind]) {
+    let peers = bench.size(IDLE_PEERS, 5);
+    let seconds = bench.option("--idle-seconds").unwrap_or(30);
+    let time = Duration::from_millis(bench.size(1000 * seconds, 100));
+    let start = |kind: &Kind| Session::connected(*kind, setup_of(*kind), peers);
+    let sessions: Vec<Session> = kinds.iter().map(start).collect();
+    std::thread::sleep(bench.size(SETTLED, Duration::from_millis(100)));
+    let look = |session: &Session| {
+        let activity = activity_of(&session.listener_id().to_string());
+        activity.expect("it lives, and this is Linux")
+    };
+    let (before, begin): (Vec<_>, _) = (sessions.iter().map(look).collect(), Instant::now());
+    std::thread::sleep(time);
+    let (after, took): (Vec<_>, _) = (sessions.iter().map(look).collect(), begin.elapsed());
+    for ((kind, before), after) in kinds.iter().zip(before).zip(after) {
+        let case = with(&case_of(*kind), "peers", peers);
+        let wakeups = (after.wakeups - before.wakeups) as f64 / took.as_secs_f64();
+        let cpu = (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
+        bench.row("wakeups_per_s", kind.name(), &case, &[wakeups]);
+        bench.row("idle_cpu_percent", kind.name(), &case, &[100.0 * cpu]);
+    }
+}
+
+// ---- the daemon
+
+/// Starts the program as users do, with everything that it has and with as little as possible, and looks at it when it
+/// is ready and has been quiet for a while.
+fn daemon(bench: &Bench, path: &Path) {
+    for (subsystems, flags) in [("none", &["--no-mdns", "--no-dht"][..]), ("all", &[][..])] {
+        let mut memory = Vec::new();
+        for _ in 0..bench.runs() {
+            let mut command = Command::new(path);
+            command
+                .args([
+                    "node",
+                    "--ephemeral",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--json",
+                    "--exit-on-eof",
+                ])
+                .args(flags);
+            let mut node = Other::spawn(&mut command);
+            if !node.line().contains("ready") {
+                return bench.note(format!("{} does not start a node", path.display()));
             }
-            let connecting: Vec<_> = nodes[first..]
+            std::thread::sleep(Duration::from_millis(bench.size(1000, 50)));
+            memory.push(memory_of(&node.id().to_string()).expect("this is Linux"));
+        }
+        let mut case = json!({"program": "daemon", "subsystems": subsystems});
+        if product::is_static(path) {
+            case["libc"] = "musl".into();
+        }
+        let row = |metric: &str, of: fn(&Memory) -> u64| {
+            let values: Vec<f64> = memory
                 .iter()
-                .map(|node| node.connect(addr))
+                .map(|memory| of(memory) as f64 / 1024.0)
                 .collect();
-            for answer in connecting {
-                answer.wait_for(LONG).expect("it listens and has room");
-            }
-        }
-        println!("connected");
+            bench.row(metric, "mischief", &case, &values);
+        };
+        row("rss_start_kb", |memory| memory.resident);
+        row("anonymous_start_kb", |memory| memory.anonymous);
+        row("pss_start_kb", |memory| memory.proportional);
     }
-    // Without a goodbye to 10,000: the system closes what is open.
-    std::process::exit(0);
-}
-
-/// Starts the real program and looks at it when it is ready and has been quiet for a while.
-fn start_up(bench: &Bench, path: &Path) {
-    let budget = if product::is_static(path) { 1.2 } else { 3.0 };
-    let mut resident = Vec::new();
-    let mut anonymous = Vec::new();
-    for _ in 0..bench.runs() {
-        let mut command = Command::new(path);
-        command.args([
-            "node",
-            "--ephemeral",
-            "--listen",
-            "127.0.0.1:0",
-            "--no-mdns",
-            "--no-dht",
-            "--json",
-            "--exit-on-eof",
-        ]);
-        let mut node = Other::spawn(&mut command);
-        if !node.line().contains("ready") {
-            bench.note(format!("{} does not start a node", product::name_of(path)));
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(500));
-        let memory = memory_of(&node.id().to_string()).expect("this is Linux");
-        resident.push(memory.resident as f64 / MIB);
-        anonymous.push(memory.anonymous as f64 / MIB);
-    }
-    let name = product::name_of(path);
-    bench.figure(
-        &format!("{name}, at the start, resident"),
-        "MiB",
-        Budget::AtMost(budget),
-        &resident,
-    );
-    bench.figure(
-        &format!("{name}, at the start, anonymous"),
-        "MiB",
-        Budget::None,
-        &anonymous,
-    );
-}
-
-fn ask(listener: &mut Other, question: &str) -> BTreeMap<String, f64> {
-    listener.tell(question);
-    serde_json::from_str(&listener.line()).expect("the listener answers with figures")
 }

@@ -357,6 +357,7 @@ fn a_peer_cannot_write_to_stderr_what_harms_a_terminal() {
         "node",
         "--ephemeral",
         "--no-mdns",
+        "--no-dht",
         "--exit-on-eof",
         "--connect",
         &addr,

@@ -40,6 +40,12 @@ impl Other {
         writeln!(input, "{line}").expect("the other process lives");
     }
 
+    /// Writes a line to its input and gives back the next of its output.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.line()
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -43,30 +43,33 @@ pub enum MdnsCommand {
     },
 }
 
-pub(super) const BROWSE: CommandShape = CommandShape {
+const BROWSE: CommandShape = CommandShape {
     name: "mdns_browse",
     required: &["type"],
     optional: &[],
     answers: &[&[]],
 };
-pub(super) const REGISTER: CommandShape = CommandShape {
+const REGISTER: CommandShape = CommandShape {
     name: "mdns_register",
     required: &["type", "instance", "port"],
     optional: &["txt"],
     answers: &[&[]],
 };
-pub(super) const SERVICES: CommandShape = CommandShape {
+const SERVICES: CommandShape = CommandShape {
     name: "mdns_services",
     required: &[],
     optional: &[],
     answers: &[&["host", "registered", "services"]],
 };
-pub(super) const STOP: CommandShape = CommandShape {
+const STOP: CommandShape = CommandShape {
     name: "mdns_stop",
     required: &[],
     optional: &["type", "instance"],
     answers: &[&[]],
 };
+
+/// The commands of this part.
+pub(super) const COMMANDS: &[CommandShape] = &[BROWSE, REGISTER, SERVICES, STOP];
 
 /// Reads the command whose shape is one of those above.
 pub(super) fn read(members: &mut Members) -> Result<MdnsCommand, RequestError> {
@@ -246,40 +249,39 @@ const FOUND_MEMBERS: &[&str] = &[
     "peer_id",
 ];
 
-pub(super) const FOUND: EventShape = EventShape {
+const FOUND: EventShape = EventShape {
     name: "mdns_found",
     members: FOUND_MEMBERS,
 };
-pub(super) const UPDATED: EventShape = EventShape {
+const UPDATED: EventShape = EventShape {
     name: "mdns_updated",
     members: FOUND_MEMBERS,
 };
-pub(super) const LOST: EventShape = EventShape {
+const LOST: EventShape = EventShape {
     name: "mdns_lost",
     members: &["instance", "type", "interface"],
 };
-pub(super) const REGISTERED: EventShape = EventShape {
+const REGISTERED: EventShape = EventShape {
     name: "mdns_registered",
     members: &["instance"],
 };
-pub(super) const RENAMED: EventShape = EventShape {
+const RENAMED: EventShape = EventShape {
     name: "mdns_renamed",
     members: &["old", "instance"],
 };
-pub(super) const TYPE_FOUND: EventShape = EventShape {
+const TYPE_FOUND: EventShape = EventShape {
     name: "mdns_type_found",
     members: &["type", "interface"],
 };
-pub(super) const PEER_FOUND: EventShape = EventShape {
+const PEER_FOUND: EventShape = EventShape {
     name: "peer_found",
     members: &["peer", "addr", "source"],
 };
 
-/// Whether an event of this name is one of those above.
-#[cfg(test)]
-pub(super) fn is_event(name: &str) -> bool {
-    name.starts_with("mdns_") || name == PEER_FOUND.name
-}
+/// The events of this part.
+pub(super) const EVENTS: &[EventShape] = &[
+    FOUND, UPDATED, LOST, REGISTERED, RENAMED, TYPE_FOUND, PEER_FOUND,
+];
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use std::io;
 use mischief_actors::connection::endpoint::AddrError;
 use mischief_actors::mdns::MdnsError;
 use mischief_actors::peers;
+use mischief_actors::peers::actor::UpkeepError;
 use mischief_reactor::AskError;
 
 use crate::data_dir::DataDirError;
@@ -61,6 +62,9 @@ pub enum NodeError {
     /// A core thread must not wait.
     #[error("a core thread must not wait")]
     OnCoreThread,
+    /// It was not done.
+    #[error(transparent)]
+    Upkeep(UpkeepError),
 }
 
 impl NodeError {
@@ -72,6 +76,7 @@ impl NodeError {
             NodeError::Busy(_) => "busy",
             NodeError::TimedOut(_) => "timeout",
             NodeError::OnCoreThread => "internal",
+            NodeError::Upkeep(error) => error.kind(),
         }
     }
 }

@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Show the node's identity, and create it if there is none
     Id(IdArgs),
+    /// Use the BitTorrent DHT: find and announce peers, get and put small items
+    Dht(crate::dht::DhtArgs),
     /// Look for services on the local network, or register one (multicast DNS)
     Mdns(MdnsArgs),
 }
@@ -99,6 +101,10 @@ pub(crate) struct NodeArgs {
     /// Join the private network whose key is in this file (64 hexadecimal digits)
     #[arg(long, value_name = "FILE")]
     pub(crate) network_key_file: Option<PathBuf>,
+
+    /// Do not ask peers for other nodes, and do not tell them of any
+    #[arg(long)]
+    pub(crate) no_exchange: bool,
 
     /// Do not look for nodes on the local network
     #[arg(long)]

@@ -5,6 +5,7 @@
 mod args;
 mod console;
 mod demo;
+mod dht;
 mod failure;
 mod id;
 mod json;
@@ -13,6 +14,7 @@ mod mdns;
 mod node;
 mod output;
 mod pending;
+mod requests;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
+        Command::Dht(args) => dht::run(&args),
         Command::Mdns(args) => mdns::run(&args),
     };
     match result {

@@ -10,8 +10,8 @@ use mischief::json::{
 };
 use mischief::terminal::is_harmful;
 use mischief::{
-    Found, Mdns, MdnsError, MdnsEvent, MdnsFailure, MdnsReport, Node, NodeEvent, PeerId, Service,
-    ServiceType, Txt,
+    Mdns, MdnsError, MdnsEvent, MdnsFailure, MdnsFound, MdnsReport, Node, NodeEvent, PeerId,
+    Service, ServiceType, Txt,
 };
 
 use crate::args::{MdnsAction, MdnsArgs};
@@ -128,7 +128,7 @@ fn entries(txt: &Txt) -> TxtEntries {
     entries.map(|(key, value)| (key, value.map(text))).collect()
 }
 
-fn found_service(found: &Found) -> FoundService {
+fn found_service(found: &MdnsFound) -> FoundService {
     let id = found
         .txt
         .get("id")
@@ -288,7 +288,7 @@ fn text_line(event: &NodeEvent) -> Option<Vec<u8>> {
     Some((line + "\n").into_bytes())
 }
 
-fn describe(found: &Found) -> String {
+fn describe(found: &MdnsFound) -> String {
     let addrs: Vec<String> = found.addrs.iter().map(ToString::to_string).collect();
     let txt: Vec<String> = entries(&found.txt)
         .into_iter()
