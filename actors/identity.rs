@@ -164,6 +164,13 @@ impl fmt::Debug for ShortPeerId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdPrefix(String);
 
+impl fmt::Display for PeerIdPrefix {
+    /// As it was read, in lower case.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl PeerIdPrefix {
     /// Whether the text form of `peer` begins with this.
     pub fn matches(&self, peer: &PeerId) -> bool {

@@ -3,5 +3,10 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod connection;
+pub mod dht;
+pub mod discovery;
 pub mod identity;
+pub mod messages;
 pub mod peers;
+
+pub use mischief_mdns as mdns;

@@ -13,6 +13,7 @@ records together again.
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import struct
 import sys
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 PREFACE_BYTES = 44
 KINDS = ["json", "text", "bytes"]
 CLASSES = {0x10: "application", 0x20: "gossip"}
+REQUESTS_CHANNEL = 1
 SHOW = False
 
 
@@ -215,6 +217,23 @@ def read_hello(payload, sender, signed_hash, noise, preface, peer_id):
     return hello
 
 
+def read_request(reader):
+    """A message about a request, on its channel."""
+    op, number = reader.number(1), reader.number(4)
+    if op == 0:
+        timeout, kind, name_bytes = reader.number(4), reader.number(1), reader.number(1)
+        check(1 <= name_bytes <= 128, "a request has a name of 1 to 128 bytes")
+        name = reader.take(name_bytes).decode()
+        request = {"request": number, "timeout_ms": timeout, "name": name}
+        return {**request, "kind": KINDS[kind], "body": shown_body(reader.rest())}
+    if op == 1:
+        return {"reply": number, "kind": KINDS[reader.number(1)], "body": shown_body(reader.rest())}
+    if op == 2:
+        return {"failure": number, "code": reader.number(1), "reason": reader.rest().decode()}
+    check(op == 3 and reader.is_empty(), "a cancellation is left, and it is only a number")
+    return {"cancel": number}
+
+
 class Direction:
     """The frames of one side: opened, taken apart, put together."""
 
@@ -291,6 +310,9 @@ class Direction:
     def deliver(self, base, kind, label, body):
         if kind == 3:
             check(len(label) == 1, "a channel is one byte")
+            if base == 0x10 and label[0] == REQUESTS_CHANNEL:
+                self.received.append(read_request(Reader(body)))
+                return
             self.received.append({"channel": label[0], "class": CLASSES[base], "body": shown_body(body)})
         else:
             check(base == 0x10, "only the application's messages have names")
@@ -380,6 +402,45 @@ def check_vector(vector):
             check(vector[side]["end"] == ends[side], f"the end of the {side}")
 
 
+def read_record(data):
+    """A signed peer record, as the vectors give it."""
+    signed, signature = data[:-64], data[-64:]
+    reader = Reader(signed)
+    check(reader.number(1) == 1, "the version of a record")
+    peer, sequence, addresses = reader.take(32), reader.number(8), []
+    count = reader.number(1)
+    check(1 <= count <= 4, "the number of addresses")
+    for _ in range(count):
+        family = reader.number(1)
+        check(family in (4, 6), "the family of an address")
+        ip = ipaddress.ip_address(reader.take(4 if family == 4 else 16))
+        port = reader.number(2)
+        addresses.append(f"{ip}:{port}" if family == 4 else f"[{ip}]:{port}")
+    check(reader.is_empty(), "nothing stands between addresses and signature")
+    domain = b"mischief peer record 1"
+    Ed25519PublicKey.from_public_bytes(peer).verify(signature, bytes([len(domain)]) + domain + signed)
+    text = base64.b32encode(peer).decode().rstrip("=").lower()
+    return {"peer_id": text, "sequence": sequence, "addresses": addresses}
+
+
+def check_exchange(vector):
+    """Messages of the exchange of addresses."""
+    records = []
+    for number, message in enumerate(vector["exchange"]):
+        reader = Reader(bytes.fromhex(message))
+        check(len(reader.data) < 1024, "a control message has at most 1,024 bytes with its channel")
+        kind, token = reader.number(1), reader.number(4)
+        check((kind, token) == (vector["kind"], vector["token"]), "kind and token")
+        if kind == 2:
+            is_last = reader.number(1) & 1 == 1
+            check(is_last == (number + 1 == len(vector["exchange"])), "the last part says so")
+        while not reader.is_empty():
+            records.append(read_record(reader.take(reader.number(2))))
+    for record in records:
+        show(record)
+    check(records == vector["records"], "the records")
+
+
 def main():
     global SHOW
     arguments = sys.argv[1:]
@@ -394,7 +455,10 @@ def main():
         with open(arguments[0], encoding="utf-8") as file:
             vectors = json.load(file)["vectors"]
     for vector in vectors:
-        check_vector(vector)
+        if "exchange" in vector:
+            check_exchange(vector)
+        else:
+            check_vector(vector)
         print(f"{vector['name']}: holds")
     print(f"{len(vectors)} vectors hold")
 

@@ -50,7 +50,7 @@ struct Readme;
 pub use mischief_actors as actors;
 pub use mischief_actors::connection::endpoint::{parse_addr, parse_listen_addr};
 pub use mischief_actors::connection::reason::DisconnectReason;
-pub use mischief_actors::connection::{EncodeError, SendError};
+pub use mischief_actors::connection::{EncodeError, Kind, SendError};
 pub use mischief_actors::identity::{Identity, ParsePeerIdError, PeerId, PeerIdPrefix};
 pub use mischief_reactor as reactor;
 pub use node::*;

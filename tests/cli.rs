@@ -353,7 +353,15 @@ fn a_peer_cannot_write_to_stderr_what_harms_a_terminal() {
     // A dial to a port that answers nonsense: the diagnostic names it, and stays one line.
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be listened on");
     let addr = listener.local_addr().expect("it is bound").to_string();
-    let mut console = Program::start(&["node", "--ephemeral", "--exit-on-eof", "--connect", &addr]);
+    let mut console = Program::start(&[
+        "node",
+        "--ephemeral",
+        "--no-mdns",
+        "--no-dht",
+        "--exit-on-eof",
+        "--connect",
+        &addr,
+    ]);
     let (mut socket, _) = listener.accept().expect("the node dials");
     socket
         .write_all(b"\x1b[2J\x1b[31mhello\n")

@@ -30,7 +30,7 @@ use super::record::{ChannelMessage, Class, Encoded, LargeMessage, Records};
 use super::state::Tally;
 use super::stream::StreamId;
 use super::{BulkEvent, Config, QueueError};
-use crate::peers::{PeerRef, ProbeToken};
+use crate::peers::{EXCHANGE_CHANNEL, PeerRef, ProbeToken};
 
 pub use dialler::{DialOutcome, Dialler, DiallerMessage};
 pub use listener::{Listener, ListenerMessage, Placement};
@@ -103,6 +103,8 @@ pub enum ConnectionMessage {
     Report(PeerRef),
     /// Take bodies up to this size from the peer.
     MessageMax(u32),
+    /// Send a control message on the channel of a subsystem. It is dropped if too many wait.
+    Channel(u8, Box<[u8]>),
 }
 
 impl Message for ConnectionMessage {}
@@ -120,6 +122,8 @@ pub enum Report {
     Alive(Address<ConnectionActor>, ProbeToken),
     /// The answer to [`ConnectionMessage::Report`].
     Figures(PeerRef, Box<Figures>),
+    /// A control message on [`EXCHANGE_CHANNEL`], as it came.
+    Channel(Address<ConnectionActor>, Box<[u8]>),
 }
 
 impl Message for Report {}
@@ -154,6 +158,10 @@ pub struct Figures {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of application messages that the peer takes at this moment.
+    pub credit: usize,
+    /// The largest body of a message that the peer takes, in bytes.
+    pub message_max: u32,
 }
 
 /// How a dial's winner is doing, for its dialler.
@@ -207,6 +215,14 @@ const COUNTED_MIN: usize = 1024;
 /// `Alive` and `Figures`, which are dropped instead.
 const OUTBOX_MAX: usize = 4;
 
+/// Pieces that are held between the peer's `Accept` and the judge's word. The window bounds their bytes; this bounds what
+/// many small ones of subsystems cost besides.
+const HELD_MAX: usize = 1024;
+
+/// Control messages that the judge is handed between two looks at a connection, which come every half a minute at least. An
+/// answer of the exchange has about ten parts; who sends more has them dropped.
+const CONTROL_MESSAGES_MAX: u8 = 24;
+
 /// What a connection needs only at times. An idle one has none of it, because thousands are idle.
 #[derive(Default)]
 struct Extra {
@@ -219,6 +235,10 @@ struct Extra {
     /// A report that the judge had no room for, and those after it.
     outbox: Vec<Report>,
     probe: Option<ProbeToken>,
+    /// Control messages for the judge that have just come.
+    controls: Vec<Box<[u8]>>,
+    /// How many have come since the connection was last looked at.
+    controls_counted: u8,
     /// What the node's accounting knows of; nothing while it is little.
     held: Option<HeldMemory>,
 }
@@ -245,6 +265,7 @@ impl Extra {
             && self.unqueued.is_none()
             && self.outbox.is_empty()
             && self.probe.is_none()
+            && self.controls_counted == 0
             && self.held.is_none()
     }
 }
@@ -267,6 +288,11 @@ struct Early {
 enum Held {
     Records(Vec<u8>),
     Large(LargeMessage),
+    Channel {
+        channel: u8,
+        body: Vec<u8>,
+        credit: u32,
+    },
 }
 
 impl ConnectionActor {
@@ -634,6 +660,7 @@ impl ConnectionActor {
         {
             self.report(Report::Alive(cx.address(), token), cx);
         }
+        self.pass_controls_on(cx);
         let early = self.early();
         let early = early.map_or([None; 2], |early| [early.retry_at, early.leave_at]);
         let deadline = [self.machine.poll_timeout()]
@@ -678,6 +705,19 @@ impl ConnectionActor {
             .get_or_insert_with(|| HeldMemory::new(memory));
         held.sending.set(sending);
         held.partial.set(partial);
+    }
+
+    fn pass_controls_on(&mut self, cx: &mut Context<'_, Self>) {
+        let Some(extra) = self
+            .extra
+            .as_mut()
+            .filter(|extra| !extra.controls.is_empty())
+        else {
+            return;
+        };
+        for body in std::mem::take(&mut extra.controls) {
+            self.report(Report::Channel(cx.address(), body), cx);
+        }
     }
 
     fn on_authenticated(&mut self, authenticated: Box<Authenticated>, cx: &mut Context<'_, Self>) {
@@ -751,6 +791,16 @@ impl ConnectionActor {
             match held {
                 Held::Records(bytes) => inlet.deliver_records(Records::new(&bytes)),
                 Held::Large(message) => inlet.deliver_large(message),
+                Held::Channel {
+                    channel,
+                    body,
+                    credit,
+                } => inlet.deliver_channel(ChannelMessage {
+                    class: Class::Application,
+                    channel,
+                    body: &body,
+                    credit,
+                }),
             }
         }
         self.take_link(cx);
@@ -854,7 +904,10 @@ impl ConnectionActor {
             cx.notify_ready(self.common.judge.id());
             self.extra().outbox.push(refused.into_message());
         } else if self.extra().outbox.len() < OUTBOX_MAX
-            && !matches!(report, Report::Alive(..) | Report::Figures(..))
+            && !matches!(
+                report,
+                Report::Alive(..) | Report::Figures(..) | Report::Channel(..)
+            )
         {
             self.extra().outbox.push(report);
         }
@@ -875,6 +928,8 @@ impl ConnectionActor {
             messages_out: self.machine.tally(Tally::MessagesOut),
             queued: self.machine.queued_bytes()
                 + self.unqueued().map_or(0, |encoded| encoded.len()),
+            credit: self.machine.credit(),
+            message_max: self.machine.peer_message_max(),
         }
     }
 }
@@ -941,6 +996,14 @@ impl Actor for ConnectionActor {
                 self.report(figures, cx);
             }
             ConnectionMessage::MessageMax(bytes) => self.machine.set_message_max(bytes),
+            ConnectionMessage::Channel(channel, body) => {
+                if let Err(error) = self.machine.send_channel(Class::Control, channel, &body) {
+                    log::debug!(
+                        "connection {}: not sent on channel {channel}: {error}",
+                        self.id
+                    );
+                }
+            }
         }
         self.drain(cx);
         cx.flush_later();
@@ -986,6 +1049,7 @@ impl Actor for ConnectionActor {
                     self.abort(cx);
                 }
                 self.release_link();
+                self.take_extra(|extra| Some(std::mem::take(&mut extra.controls_counted)));
                 cx.release_scratch();
             }
             Happening::ReadClosed { .. } => self.machine.handle_eof(),
@@ -1093,6 +1157,13 @@ impl Inlet<'_> {
             deliver.large(link, message);
         }
     }
+
+    fn deliver_channel(&mut self, message: ChannelMessage<'_>) {
+        let deliver = &self.common.deliver;
+        if let Some(link) = self.link() {
+            deliver.channel(link, message);
+        }
+    }
 }
 
 impl Sink for Inlet<'_> {
@@ -1116,12 +1187,33 @@ impl Sink for Inlet<'_> {
     }
 
     fn channel(&mut self, message: ChannelMessage<'_>) {
-        // No subsystem has a channel yet; what a newer peer says on one is dropped.
-        log::trace!(
-            "{} bytes on unknown channel {}",
-            message.body.len(),
-            message.channel
-        );
+        if message.class == Class::Control && message.channel == EXCHANGE_CHANNEL {
+            let extra = self.extra.get_or_insert_default();
+            if extra.controls_counted < CONTROL_MESSAGES_MAX {
+                extra.controls_counted += 1;
+                extra.controls.push(message.body.into());
+            }
+            return;
+        }
+        if message.class != Class::Application {
+            // No other subsystem has a channel there; what a newer peer says on one is dropped.
+            return log::trace!(
+                "{} bytes on unknown channel {}",
+                message.body.len(),
+                message.channel
+            );
+        }
+        self.messages += 1;
+        match early_in(self.extra) {
+            // Who says so much so early has lost the credit for it.
+            Some(early) if early.held.len() >= HELD_MAX => {}
+            Some(early) => early.held.push(Held::Channel {
+                channel: message.channel,
+                body: message.body.to_vec(),
+                credit: message.credit,
+            }),
+            None => self.deliver_channel(message),
+        }
     }
 
     fn bulk(&mut self, stream: StreamId, event: BulkEvent<'_>) {

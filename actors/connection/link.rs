@@ -18,7 +18,10 @@ use mischief_reactor::{ActorId, Answer, AskError, Handle, OneShot, Reply};
 use parking_lot::Mutex;
 
 use super::reassembly::SPARE_BYTES_MAX;
-use super::record::{EncodeError, Encoded, Kind, LargeMessage, RECORD_BYTES_MAX, Records};
+use super::record::{
+    ChannelMessage, EncodeError, Encoded, Kind, LargeMessage, RECORD_BYTES_MAX, Records,
+    counted_bytes,
+};
 use crate::identity::PeerId;
 
 /// Bytes of encoded records that may wait in a link: [`Link::queue`] takes a message whole while fewer wait.
@@ -135,6 +138,28 @@ impl Buffer {
     }
 }
 
+/// What a message takes.
+struct Size {
+    /// Bytes of its body.
+    size: usize,
+    /// How many of them are copied into memory of the node.
+    copied: usize,
+    /// It is taken while fewer bytes than this wait.
+    high: usize,
+}
+
+impl Size {
+    /// A message whose whole body is copied.
+    #[inline]
+    fn copied(size: usize) -> Size {
+        Size {
+            size,
+            copied: size,
+            high: LINK_QUEUE_HIGH,
+        }
+    }
+}
+
 impl Link {
     /// The link of a connection that is about to be announced.
     pub fn new(peer: PeerId, connection: ActorId, message_max: u32) -> Arc<Link> {
@@ -187,8 +212,8 @@ impl Link {
         name: &str,
         body: &[u8],
     ) -> Result<u64, SendError> {
-        let size = body.len();
-        self.push(handle, size, size, |records| records.push(kind, name, body))
+        let size = Size::copied(body.len());
+        self.push(handle, size, |records| records.push(kind, name, body))
     }
 
     /// Queues a message as [`Link::queue`] does. A large body is not copied: the connection holds it until all of it is
@@ -200,22 +225,39 @@ impl Link {
         name: &str,
         body: &Arc<[u8]>,
     ) -> Result<u64, SendError> {
-        let size = body.len();
-        let copied = size.min(RECORD_BYTES_MAX);
-        self.push(handle, size, copied, |records| {
+        let size = Size {
+            copied: body.len().min(RECORD_BYTES_MAX),
+            ..Size::copied(body.len())
+        };
+        self.push(handle, size, |records| {
             records.push_shared(kind, name, body)
         })
     }
 
-    /// Of the `size` bytes of the body `copied` are copied into memory of the node.
+    /// Queues a subsystem's message in order with the application's. `above`: bytes beyond [`LINK_QUEUE_HIGH`] up to which
+    /// it is taken, for what has to come through behind a full queue.
+    pub fn queue_channel(
+        &self,
+        handle: &Handle,
+        channel: u8,
+        body: &[u8],
+        above: usize,
+    ) -> Result<u64, SendError> {
+        let size = Size {
+            high: LINK_QUEUE_HIGH + above,
+            ..Size::copied(counted_bytes(body.len()))
+        };
+        self.push(handle, size, |records| records.push_channel(channel, body))
+    }
+
     #[inline]
     fn push(
         &self,
         handle: &Handle,
-        size: usize,
-        copied: usize,
+        size: Size,
         push: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
     ) -> Result<u64, SendError> {
+        let Size { size, copied, high } = size;
         let mut state = self.state.lock();
         if let Some(reason) = &state.closed {
             return Err(SendError::Gone(reason.clone()));
@@ -227,7 +269,7 @@ impl Link {
         }
         let buffer = state.buffer.get_or_insert_with(|| Buffer::new(memory));
         let before = buffer.records.len();
-        if before >= LINK_QUEUE_HIGH || memory.is_tight() {
+        if before >= high || memory.is_tight() {
             return Err(SendError::Full);
         }
         push(&mut buffer.records)?;
@@ -632,4 +674,7 @@ pub trait Deliver: Send + Sync {
 
     /// A message that came in several records. It is to be given to [`Link::consumed_large`].
     fn large(&self, link: &Arc<Link>, message: LargeMessage);
+
+    /// A subsystem's message. Its credit is to be given back with [`Link::consumed`].
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>);
 }

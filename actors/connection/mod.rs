@@ -99,8 +99,9 @@ pub use preface::{
 };
 pub use reason::{DisconnectReason, RefusedReason};
 pub use record::{
-    BULK_HEADER_MAX, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError, Encoded, Kind,
-    LargeMessage, Message, PART_MIN, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Records, TYPE_NAME_MAX,
+    BULK_HEADER_MAX, CHANNEL_HEADER_MAX, CONTROL_BODY_MAX, ChannelMessage, Class, EncodeError,
+    Encoded, Kind, LargeMessage, Message, PART_MIN, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Records,
+    TYPE_NAME_MAX,
 };
 pub use send::{CONTROL_QUEUE_MAX, QueueError};
 pub use state::Tally;

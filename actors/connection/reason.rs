@@ -109,6 +109,12 @@ pub enum DisconnectReason {
     /// The peer closed the connection and said why.
     #[error("closed by the peer: {0}")]
     Refused(RefusedReason),
+    /// This node needed its place for another peer.
+    #[error("disconnected to make room for another peer")]
+    Trimmed,
+    /// This node has banned it.
+    #[error("banned by this node")]
+    Banned,
     /// This node is shutting down.
     #[error("this node is shutting down")]
     Stopping,
@@ -131,6 +137,8 @@ impl DisconnectReason {
             DisconnectReason::Lost(_) => "lost",
             DisconnectReason::PeerMisbehaved => "protocol_error",
             DisconnectReason::Refused(reason) => reason.kind(),
+            DisconnectReason::Trimmed => "trimmed",
+            DisconnectReason::Banned => "banned_here",
             DisconnectReason::Stopping => "stopping",
             DisconnectReason::OutOfMemory => "out_of_memory",
             DisconnectReason::Internal => "internal",

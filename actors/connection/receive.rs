@@ -317,9 +317,9 @@ impl Connection {
     ) -> Result<(), Fault> {
         self.spend(index, record)?;
         let first = First::decode(record.record_type, record.body)?;
-        if first.total > self.message_max() {
+        if first.counted() > self.message_max() {
             return Err(Fault::MessageTooLarge {
-                size: u64::from(first.total),
+                size: u64::from(first.counted()),
                 max: self.message_max(),
             });
         }

@@ -21,6 +21,9 @@ pub const RECORD_HEADER_BYTES: usize = 3;
 pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// The longest type name of a message in bytes.
 pub const TYPE_NAME_MAX: usize = 128;
+/// Bytes that a subsystem's message may have beyond the limit for bodies: its own header goes there, so that what an
+/// application sends through a subsystem has the same limit as what it sends by itself.
+pub const CHANNEL_HEADER_MAX: usize = 256;
 /// The longest body of a control message in bytes.
 pub const CONTROL_BODY_MAX: usize = 1024;
 /// The longest header of a bulk stream in bytes.
@@ -101,7 +104,8 @@ impl Kind {
         }
     }
 
-    const fn from_number(number: u8) -> Option<Kind> {
+    /// The kind with this number on the wire.
+    pub const fn from_number(number: u8) -> Option<Kind> {
         match number {
             0 => Some(Kind::Json),
             1 => Some(Kind::Text),
@@ -324,10 +328,23 @@ impl<'a> First<'a> {
         })
     }
 
+    /// Bytes of the whole body that count against the limit for bodies.
+    pub(crate) fn counted(&self) -> u32 {
+        match self.kind {
+            KIND_CHANNEL => counted_bytes(self.total as usize) as u32,
+            _ => self.total,
+        }
+    }
+
     /// The kind of an application message; `None` for a subsystem's.
     pub(crate) fn message_kind(kind: u8) -> Option<Kind> {
         Kind::from_number(kind)
     }
+}
+
+/// Bytes of a subsystem's message that count against the limit for bodies.
+pub(crate) const fn counted_bytes(body: usize) -> usize {
+    body.saturating_sub(CHANNEL_HEADER_MAX)
 }
 
 /// Bytes that the records of a large message's rest may take at most.
@@ -522,15 +539,31 @@ impl Encoded {
     #[inline]
     pub fn push(&mut self, kind: Kind, name: &str, body: &[u8]) -> Result<(), EncodeError> {
         check_outgoing(kind, name, body)?;
-        let label = Label::Name(kind, name);
-        let bytes_max = name.len() + rest_bytes_max(body.len()) + 16;
+        self.put(Label::Name(kind, name), name.len(), body);
+        self.body_max = self.body_max.max(body.len() as u32);
+        Ok(())
+    }
+
+    /// Appends a subsystem's message, which is ordered with the application's. Beside the 16 MiB of
+    /// [`Encoded::push`] it may have [`CHANNEL_HEADER_MAX`] bytes.
+    pub fn push_channel(&mut self, channel: u8, body: &[u8]) -> Result<(), EncodeError> {
+        let counted = counted_bytes(body.len());
+        if counted > super::config::MESSAGE_MAX_TRUSTED as usize {
+            return Err(EncodeError::Body(body.len()));
+        }
+        self.put(Label::Channel(channel), 1, body);
+        self.body_max = self.body_max.max(counted as u32);
+        Ok(())
+    }
+
+    #[inline]
+    fn put(&mut self, label: Label<'_>, label_bytes: usize, body: &[u8]) {
+        let bytes_max = label_bytes + rest_bytes_max(body.len()) + 16;
         if self.bytes.capacity() - self.bytes.len() < bytes_max {
             self.grow(bytes_max);
         }
         put_message(MESSAGE_JSON, label, body, |put| put(&mut self.bytes));
-        self.body_max = self.body_max.max(body.len() as u32);
         self.count += 1;
-        Ok(())
     }
 
     /// Makes room for `more` bytes: twice the memory, but beyond what usually waits only what is needed, since twice as

@@ -3,7 +3,7 @@
 use super::machine::Connection;
 use super::record::{
     BULK_HEADER_MAX, CONTROL, CONTROL_BODY_MAX, Class, EncodeError, Encoded, Kind, Label,
-    MESSAGE_JSON, check_outgoing, put_record,
+    MESSAGE_JSON, check_outgoing, counted_bytes, put_record,
 };
 use super::state::{APPLICATION, Active, GOSSIP};
 use super::stream::StreamId;
@@ -108,7 +108,7 @@ impl Connection {
             Class::Gossip => (GOSSIP, GOSSIP_BASE, limits.gossip_queue_high),
             Class::Bulk => return Err(QueueError::Stream),
         };
-        self.check_size(body.len())?;
+        self.check_size(counted_bytes(body.len()))?;
         let queue = &mut self.open_active()?.queues[index];
         if !queue.has_room(high) {
             return Err(QueueError::Full);

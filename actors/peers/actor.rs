@@ -1,6 +1,9 @@
-//! The shell around [`Peers`]: who asks, who is told, and which core dials.
+//! The shell around [`Network`]: who asks, who is told, and which core dials.
+
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +13,19 @@ use mischief_reactor::{
 };
 
 use super::{
-    Answer, ConnectError, DialId, Introduction, NotConnected, Order, PeerId, PeerRecord, Peers,
-    PeersEvent, RequestId, Traffic,
+    Answer, Claims, ConnectError, DialId, EXCHANGE_CHANNEL, Introduction, Network, NetworkSettings,
+    NotConnected, Notice, Order, PeerId, PeerRecord, Peers, PeersEvent, Program, ReconnectPolicy,
+    RequestId, Standing, Stored, Traffic,
 };
 use crate::connection::{
     CloseCode, Common, ConnectionActor, ConnectionMessage, DialOutcome, Dialler, DiallerMessage,
     DisconnectReason, Endpoint, Figures, Identified, Report,
 };
+use crate::identity::Identity;
+
+pub use upkeep::{Done, Saved, Shelf, Upkeep, UpkeepError};
+
+use upkeep::MaybeShelf;
 
 /// How late a deadline may be.
 const SLACK: Duration = Duration::from_millis(10);
@@ -34,6 +43,10 @@ pub trait Observer: Send + Sync {
     fn connected(&self, event: &PeersEvent, connection: ActorId);
     /// A peer is no longer connected; its messages came before.
     fn disconnected(&self, event: &PeersEvent);
+    /// Something else has happened.
+    fn noticed(&self, notice: &Notice) {
+        let _ = notice;
+    }
 }
 
 /// Orders to the peers actor.
@@ -80,6 +93,12 @@ pub enum PeersMessage {
         /// Who dials, one for each core.
         diallers: Vec<Address<Dialler>>,
     },
+    /// The node listens at these addresses.
+    Listening(Vec<SocketAddr>),
+    /// About bans, lost peers and the address book.
+    Upkeep(Box<Upkeep>),
+    /// From the offload pool.
+    Saved(Box<Saved>),
     /// From a connection.
     Report(Report),
     /// From a dialler.
@@ -105,6 +124,8 @@ impl From<DialOutcome> for PeersMessage {
 pub struct PeerList {
     /// In the order of their ids.
     pub peers: Vec<PeerRecord>,
+    /// What else is known of each, in the same order.
+    pub standings: Vec<Standing>,
     /// The moment.
     pub now: Instant,
     /// The moment by the wall clock.
@@ -118,7 +139,15 @@ enum Waiting {
 
 /// Who is connected to a node.
 pub struct PeersActor {
-    machine: Peers<ActorId>,
+    network: Network<ActorId>,
+    /// What an earlier run has kept, until this one starts.
+    stored: Option<Box<Stored>>,
+    shelf: MaybeShelf,
+    /// Changes that are not on the disk yet, and who waits for it.
+    unsaved: Vec<(u64, Done)>,
+    /// Who closes the node, while its last changes are written.
+    closing: Option<Reply<()>>,
+    is_last_save_over: bool,
     observer: Arc<dyn Observer>,
     /// Known once the connections' part of the node stands.
     common: Option<Arc<Common>>,
@@ -130,10 +159,34 @@ pub struct PeersActor {
 }
 
 impl PeersActor {
-    /// A node without peers.
-    pub fn new(machine: Peers<ActorId>, observer: Arc<dyn Observer>) -> PeersActor {
+    /// Only who is connected: lost peers stay lost, and nothing is kept.
+    pub fn bare(
+        peers: Peers<ActorId>,
+        identity: Arc<Identity>,
+        observer: Arc<dyn Observer>,
+    ) -> PeersActor {
+        let settings = NetworkSettings {
+            reconnect: ReconnectPolicy::off(),
+            ..NetworkSettings::default()
+        };
+        let network = Network::new(peers, settings, identity, [0; 32]);
+        PeersActor::new(network, observer, None, None)
+    }
+
+    /// A node without peers, with what an earlier run has kept.
+    pub fn new(
+        network: Network<ActorId>,
+        observer: Arc<dyn Observer>,
+        shelf: Option<Arc<dyn Shelf>>,
+        stored: Option<Box<Stored>>,
+    ) -> PeersActor {
         PeersActor {
-            machine,
+            network,
+            stored,
+            shelf,
+            unsaved: Vec::new(),
+            closing: None,
+            is_last_save_over: false,
             observer,
             common: None,
             diallers: Vec::new(),
@@ -154,13 +207,23 @@ impl PeersActor {
         let now = cx.now();
         match report {
             Report::Identified(identified) => self.on_identified(*identified, cx),
-            Report::Opened(connection) => self.machine.handle_accepted(now, connection.id()),
+            Report::Opened(connection) => {
+                self.network
+                    .peers_mut()
+                    .handle_accepted(now, connection.id());
+            }
+            Report::Channel(connection, bytes) => {
+                self.network.handle_exchange(now, connection.id(), &bytes);
+            }
             Report::Closed(connection, reason) => self.on_closed(connection.id(), reason, cx),
             Report::Alive(connection, token) => {
-                self.machine.handle_alive(now, connection.id(), token);
+                self.network
+                    .peers_mut()
+                    .handle_alive(now, connection.id(), token);
             }
             Report::Figures(peer, figures) => {
-                self.machine.handle_report(now, peer, traffic(&figures))
+                let traffic = traffic(&figures);
+                self.network.peers_mut().handle_report(now, peer, traffic);
             }
         }
     }
@@ -177,6 +240,14 @@ impl PeersActor {
         if self.early_ends.remove(&connection) {
             return;
         }
+        let claims = Claims {
+            listen: authenticated.about.listen,
+            observed: authenticated.about.observed,
+            program: Program {
+                agent: authenticated.about.agent.into(),
+                features: authenticated.about.features,
+            },
+        };
         let introduction = Introduction {
             peer: authenticated.peer,
             message_max,
@@ -186,12 +257,13 @@ impl PeersActor {
         };
         match dial {
             Some(dial) => {
-                self.machine
-                    .handle_identified(cx.now(), DialId(dial), connection, introduction);
+                let dial = DialId(dial);
+                self.network
+                    .handle_identified(cx.now(), dial, connection, introduction, claims);
             }
             None => self
-                .machine
-                .handle_inbound(cx.now(), connection, introduction),
+                .network
+                .handle_inbound(cx.now(), connection, introduction, claims),
         }
     }
 
@@ -202,34 +274,52 @@ impl PeersActor {
         cx: &mut Context<'_, Self>,
     ) {
         self.unsent.retain(|(to, _)| *to != connection);
-        self.machine.handle_closed(cx.now(), connection, reason);
+        self.network.handle_closed(cx.now(), connection, reason);
     }
 
     /// Hands on what the machine has to say: facts before orders, so that a peer is announced before its messages.
     fn drain(&mut self, cx: &mut Context<'_, Self>) {
+        let now = cx.now();
+        self.network.advance(now);
         loop {
-            if let Some(event) = self.machine.poll_event() {
+            if let Some(event) = self.network.poll_event() {
                 self.publish(&event);
-            } else if let Some(order) = self.machine.poll_order() {
+            } else if let Some(order) = self.network.poll_order() {
                 self.obey(order, cx);
-            } else if let Some(answer) = self.machine.poll_answer() {
+            } else if let Some(answer) = self.network.poll_answer() {
                 self.answer(answer, cx);
+            } else if let Some(notice) = self.network.poll_notice() {
+                self.on_notice(&notice, cx);
+            } else if let Some((connection, bytes)) = self.network.poll_transmit() {
+                let message = ConnectionMessage::Channel(EXCHANGE_CHANNEL, bytes.into());
+                self.order(connection, message, cx);
             } else {
                 break;
             }
         }
-        cx.wake_at(self.machine.poll_timeout(), SLACK);
+        self.save(cx);
+        self.finish_closing();
+        cx.wake_at(self.network.poll_timeout(now), SLACK);
+    }
+
+    fn on_notice(&mut self, notice: &Notice, cx: &mut Context<'_, Self>) {
+        if matches!(notice, Notice::ExternalAddr { .. }) {
+            self.network.sign_own_record(cx.wall());
+        }
+        self.observer.noticed(notice);
     }
 
     fn publish(&mut self, event: &PeersEvent) {
         match event {
             PeersEvent::Connected { peer, .. } => {
                 // It may be gone again already; then that is told next.
-                if let Some(connection) = self.machine.connection(*peer) {
+                if let Some(connection) = self.network.peers().connection(*peer) {
                     self.observer.connected(event, connection);
                 }
             }
             PeersEvent::Disconnected { .. } => self.observer.disconnected(event),
+            // Told as a notice once it has happened several times.
+            PeersEvent::SeenTwice { .. } => {}
         }
     }
 
@@ -338,8 +428,15 @@ impl PeersActor {
             }
             Answer::List { request, peers } => {
                 if let Some(Waiting::List(reply)) = self.waiting.remove(&request.0) {
+                    let standing = |record: &PeerRecord| self.network.standing(record.peer);
+                    let peers: Vec<(PeerRecord, Standing)> = peers
+                        .into_iter()
+                        .filter_map(|record| standing(&record).map(|standing| (record, standing)))
+                        .collect();
+                    let (peers, standings) = peers.into_iter().unzip();
                     reply.send(PeerList {
                         peers,
+                        standings,
                         now: cx.now(),
                         wall: cx.wall(),
                     });
@@ -354,7 +451,7 @@ impl PeersActor {
         let Some(common) = &self.common else { return };
         let fallen = std::mem::take(&mut *common.fallen.lock());
         for (connection, reason) in fallen {
-            if self.machine.knows(connection) {
+            if self.network.peers().knows(connection) {
                 self.on_closed(connection, reason, cx);
                 continue;
             }
@@ -371,6 +468,8 @@ fn close_words(reason: DisconnectReason) -> (CloseCode, &'static str) {
     match reason {
         DisconnectReason::Stopping => (CloseCode::ShuttingDown, ""),
         DisconnectReason::Replaced => (CloseCode::Duplicate, ""),
+        DisconnectReason::Trimmed => (CloseCode::Trimmed, ""),
+        DisconnectReason::Banned => (CloseCode::Banned, ""),
         DisconnectReason::OutOfMemory => (CloseCode::Overloaded, ""),
         DisconnectReason::TimedOut => (CloseCode::TooSlow, ""),
         DisconnectReason::Refused(reason) => (reason.close_code(), ""),
@@ -383,6 +482,8 @@ fn traffic(figures: &Figures) -> Traffic {
         rtt: figures.rtt.map(|rtt| rtt.smoothed),
         rtt_jitter: figures.rtt.map(|rtt| rtt.jitter),
         queued: figures.queued,
+        credit: figures.credit,
+        message_max: figures.message_max,
         bytes_in: figures.bytes_in,
         bytes_out: figures.bytes_out,
         messages_in: figures.messages_in,
@@ -393,6 +494,20 @@ fn traffic(figures: &Figures) -> Traffic {
 impl Actor for PeersActor {
     type Message = PeersMessage;
 
+    fn started(&mut self, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
+        if self.network.watches_network()
+            && let Err(error) = cx.watch_interfaces()
+        {
+            log::info!("changes of the network will not be noticed: {error}");
+        }
+        if let Some(stored) = self.stored.take() {
+            let (now, wall) = (cx.now(), cx.wall());
+            self.network.restore(now, wall, *stored);
+            self.drain(cx);
+        }
+        Ok(())
+    }
+
     fn handle(&mut self, message: PeersMessage, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
         let now = cx.now();
         match message {
@@ -402,38 +517,43 @@ impl Actor for PeersActor {
                 reply,
             } => {
                 let request = self.request(Waiting::Connect(reply));
-                self.machine
+                self.network
                     .handle_connect(now, request, endpoint, expected);
             }
             PeersMessage::Disconnect { peer, reply } => {
-                reply.send(self.machine.handle_disconnect(now, &peer));
+                reply.send(self.network.handle_disconnect(now, &peer));
             }
             PeersMessage::List { reply } => {
                 let request = self.request(Waiting::List(reply));
-                self.machine.handle_list(now, request);
+                self.network.peers_mut().handle_list(now, request);
             }
             PeersMessage::MessageMax { peer, bytes, reply } => {
-                let connection = self
-                    .machine
-                    .find(&peer)
-                    .and_then(|peer| self.machine.connection(peer));
+                let peers = self.network.peers();
+                let connection = peers.find(&peer).and_then(|peer| peers.connection(peer));
                 reply.send(connection.map(|_| ()).ok_or(NotConnected));
                 if let Some(connection) = connection {
                     self.order(connection, ConnectionMessage::MessageMax(bytes), cx);
                 }
             }
             PeersMessage::Close { reply } => {
-                self.machine.handle_stop(now);
-                self.drain(cx);
-                reply.send(());
+                self.network.handle_stop(now);
+                self.closing = Some(reply);
             }
             PeersMessage::Start { common, diallers } => {
                 self.common = Some(common);
                 self.diallers = diallers;
             }
+            PeersMessage::Listening(addrs) => {
+                let wall = cx.wall();
+                self.network.handle_listening(now, wall, addrs);
+            }
+            PeersMessage::Upkeep(upkeep) => self.on_upkeep(*upkeep, cx),
+            PeersMessage::Saved(saved) => self.on_saved(*saved, cx),
             PeersMessage::Report(report) => self.on_report(report, cx),
             PeersMessage::DialFailed(DialOutcome { dial, error }) => {
-                self.machine.handle_dial_failed(DialId(dial), error);
+                self.network
+                    .peers_mut()
+                    .handle_dial_failed(DialId(dial), error);
             }
         }
         self.drain(cx);
@@ -442,7 +562,10 @@ impl Actor for PeersActor {
 
     fn on_event(&mut self, event: Event<'_>, cx: &mut Context<'_, Self>) -> Result<(), Failure> {
         match event {
-            Event::Wake => self.machine.handle_timeout(cx.now()),
+            Event::Wake => self.network.handle_timeout(cx.now()),
+            Event::InterfacesChanged | Event::Resumed => {
+                self.network.handle_network_change(cx.now());
+            }
             Event::Ready(connection) => self.on_ready(connection, cx),
             Event::Poke => self.bury(cx),
             _ => {}
@@ -452,6 +575,6 @@ impl Actor for PeersActor {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.machine.heap_bytes()
+        self.network.peers().heap_bytes()
     }
 }

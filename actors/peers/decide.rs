@@ -10,6 +10,8 @@ use super::contest::{Candidate, Contest, Wait};
 use super::error::ConnectError;
 use super::machine::Peers;
 use super::message::{Direction, Order, PeerRef, PeersEvent, ProbeToken};
+use super::subnet::Group;
+use super::trim::{self, Newcomer, Placed};
 use crate::connection::{DisconnectReason, RefusedReason};
 
 impl<C: Copy + Ord + Debug> Peers<C> {
@@ -76,9 +78,7 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         } = candidate;
         let peer = candidate.introduction.peer;
         let direction = candidate.direction();
-        let is_full = self.places_taken_by_others(&peer) >= self.limits.peers_max
-            || direction == Direction::Inbound && self.table.inbound() >= self.limits.inbound_max;
-        if is_full {
+        if !self.has_room(now, &candidate) {
             return self.refuse(candidate, RefusedReason::Full);
         }
         self.undecided.remove(&connection);
@@ -121,12 +121,45 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         }
     }
 
+    /// Whether a connection can be kept, if need be in place of another one.
+    fn has_room(&mut self, now: Instant, candidate: &Candidate<C>) -> bool {
+        let peer = candidate.introduction.peer;
+        let is_inbound = candidate.direction() == Direction::Inbound;
+        let is_full = self.places_taken_by_others(&peer) >= self.limits.peers_max;
+        let is_full_inbound = is_inbound && self.table.inbound() >= self.limits.inbound_max;
+        if !is_full && !is_full_inbound {
+            return true;
+        }
+        if self.limits.peers_max == 0 || is_inbound && self.limits.inbound_max == 0 {
+            return false;
+        }
+        let newcomer = Newcomer {
+            group: Group::of(candidate.introduction.addr.ip()),
+            is_inbound,
+            is_protected: self.protected.contains(&peer),
+        };
+        let table = self.table.read();
+        let placed = table.places().map(|place| Placed {
+            is_protected: self.protected.contains(&place.id),
+            peer: place.peer,
+            group: Group::of(place.addr.ip()),
+            since: place.since,
+            is_inbound: place.direction == Direction::Inbound,
+        });
+        let victim = trim::choose(placed, newcomer, is_full_inbound);
+        drop(table);
+        if let Some(victim) = victim {
+            self.drop_kept(now, victim, DisconnectReason::Trimmed);
+        }
+        victim.is_some()
+    }
+
     /// Lets a dialled connection show itself to the peer, if there is room for it.
     fn propose(&mut self, candidate: Candidate<C>) {
         let peer = candidate.introduction.peer;
         let is_full = self.places_taken_by_others(&peer) >= self.limits.peers_max
             || self.table.outbound() + self.proposals() >= self.limits.outbound_max;
-        if is_full {
+        if is_full && !self.protected.contains(&peer) {
             for request in self.dials.take_requests_for(&peer) {
                 self.answer_connect(
                     request,
@@ -201,9 +234,18 @@ impl<C: Copy + Ord + Debug> Peers<C> {
 
     /// Takes a peer whose connection is gone out of the table.
     pub(super) fn forget_kept(&mut self, now: Instant, peer: PeerRef, reason: DisconnectReason) {
-        if let Some((id, _)) = self.table.remove(peer) {
-            self.events
-                .push_back(PeersEvent::Disconnected { peer, id, reason });
+        let Some(record) = self.table.record(peer, None) else {
+            return;
+        };
+        if self.table.remove(peer).is_some() {
+            self.events.push_back(PeersEvent::Disconnected {
+                peer,
+                id: record.id,
+                addr: record.addr,
+                direction: record.direction,
+                since: record.since,
+                reason,
+            });
             self.gather.forget(peer);
             self.gather_reports(now);
         }

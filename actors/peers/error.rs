@@ -27,6 +27,9 @@ pub enum ConnectError {
         /// Who answered.
         found: PeerId,
     },
+    /// This node has banned the peer, or the address.
+    #[error("this node has banned the peer or its address")]
+    Banned,
     /// This node has as many peers as it takes.
     #[error("this node already has {max} peers, the most it takes")]
     Full {
@@ -60,6 +63,7 @@ impl ConnectError {
             ConnectError::SelfDial => "self_dial",
             ConnectError::Dial { error, .. } => error.kind(),
             ConnectError::WrongPeer { .. } => "wrong_peer",
+            ConnectError::Banned => "banned",
             ConnectError::Full { .. } => "full",
             ConnectError::Busy { .. } => "busy",
             ConnectError::TimedOut { .. } => "timeout",

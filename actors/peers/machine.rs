@@ -1,6 +1,6 @@
 //! The machine: who is connected, who may be, and which of two connections to one peer stays.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Debug;
 
 use mischief_reactor::Instant;
@@ -12,8 +12,8 @@ use super::error::{ConnectError, NotConnected};
 use super::gather::Gather;
 use super::limits::PeersLimits;
 use super::message::{
-    Answer, DialId, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken, RequestId,
-    Traffic,
+    Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
+    RequestId, Traffic,
 };
 use super::roster::{Entries, Roster};
 use crate::connection::{DialError, DisconnectReason, Endpoint, RefusedReason};
@@ -33,6 +33,8 @@ pub struct Peers<C> {
     pub(super) undecided: BTreeMap<C, PeerId>,
     pub(super) dials: Dials,
     pub(super) gather: Gather,
+    /// Peers that never have to make room for others.
+    pub(super) protected: BTreeSet<PeerId>,
     /// Number of the last probe.
     pub(super) probes: u32,
     pub(super) orders: VecDeque<Order<C>>,
@@ -57,6 +59,7 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             undecided: BTreeMap::new(),
             dials: Dials::default(),
             gather: Gather::default(),
+            protected: BTreeSet::new(),
             probes: 0,
             orders: VecDeque::new(),
             events: VecDeque::new(),
@@ -102,9 +105,9 @@ impl<C: Copy + Ord + Debug> Peers<C> {
             self.answer_connected(request, peer);
             return Ok(());
         }
-        if self.places_taken() >= self.limits.peers_max
-            || self.table.outbound() >= self.limits.outbound_max
-        {
+        let is_full = self.places_taken() >= self.limits.peers_max
+            || self.table.outbound() >= self.limits.outbound_max;
+        if is_full && !expected.is_some_and(|peer| self.protected.contains(&peer)) {
             return Err(ConnectError::Full {
                 max: self.limits.peers_max,
             });
@@ -148,12 +151,28 @@ impl<C: Copy + Ord + Debug> Peers<C> {
 
     /// Disconnects a peer and calls off whatever would connect it.
     pub fn handle_disconnect(&mut self, now: Instant, peer: &PeerId) -> Result<(), NotConnected> {
+        self.handle_expel(
+            now,
+            peer,
+            RefusedReason::CalledOff,
+            DisconnectReason::Requested,
+        )
+    }
+
+    /// The same for other reasons: what whoever is about to connect is told, and why a connection ends.
+    pub fn handle_expel(
+        &mut self,
+        now: Instant,
+        peer: &PeerId,
+        refused: RefusedReason,
+        disconnected: DisconnectReason,
+    ) -> Result<(), NotConnected> {
         let kept = self.table.find(peer);
         let contest = self.contests.get(peer);
         let has_contest = contest.is_some_and(Contest::has_candidate);
-        self.end_contest(peer, RefusedReason::CalledOff);
+        self.end_contest(peer, refused);
         if let Some(kept) = kept {
-            self.drop_kept(now, kept, DisconnectReason::Requested);
+            self.drop_kept(now, kept, disconnected);
         }
         let requests = self.dials.take_requests_for(peer);
         let is_known = kept.is_some() || has_contest || !requests.is_empty();
@@ -358,11 +377,40 @@ impl<C: Copy + Ord + Debug> Peers<C> {
         };
         contest.wait = Wait::Nothing;
         if !is_stale {
-            for candidate in contest.take_challengers() {
+            let challengers = contest.take_challengers();
+            self.tell_of_doubles(peer, &challengers);
+            for candidate in challengers {
                 self.refuse(candidate, RefusedReason::Duplicate);
             }
         }
         self.settle(now, peer);
+    }
+
+    /// One machine reaches us from one address, nearly always. Who comes from another while the connected one is alive may
+    /// be a second machine with the same identity.
+    fn tell_of_doubles(&mut self, id: PeerId, challengers: &[Candidate<C>]) {
+        let kept = self.table.find(&id);
+        let Some(kept) = kept.and_then(|kept| self.table.record(kept, None)) else {
+            return;
+        };
+        let other = challengers
+            .iter()
+            .filter(|candidate| candidate.direction() == Direction::Inbound)
+            .map(|candidate| candidate.introduction.addr)
+            .find(|addr| addr.ip() != kept.addr.ip());
+        if let Some(other) = other {
+            let addr = kept.addr;
+            self.events
+                .push_back(PeersEvent::SeenTwice { id, addr, other });
+        }
+    }
+
+    /// Has a peer never make room for others, or again like all others.
+    pub fn handle_protect(&mut self, peer: PeerId, is_protected: bool) {
+        match is_protected {
+            true => drop(self.protected.insert(peer)),
+            false => drop(self.protected.remove(&peer)),
+        }
     }
 
     /// A connection is gone, or has begun to go and answers no pings any more. To be reported once for each connection,

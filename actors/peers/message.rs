@@ -132,7 +132,8 @@ pub enum Order<C> {
     },
 }
 
-/// A fact for everybody who cares about peers. Each connected peer gives one of each, in this order.
+/// A fact for everybody who cares about peers. Each connected peer gives one `Connected` and one `Disconnected`, in this
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeersEvent {
     /// A peer is connected.
@@ -156,8 +157,24 @@ pub enum PeersEvent {
         peer: PeerRef,
         /// Who it was.
         id: PeerId,
+        /// The address on the other end of the socket.
+        addr: SocketAddr,
+        /// Who had begun the connection.
+        direction: Direction,
+        /// Since when it had been connected.
+        since: Instant,
         /// Why.
         reason: DisconnectReason,
+    },
+    /// A peer dialled us from another address than that of its connection, which is alive: two machines may have the same
+    /// identity. The newcomer was refused.
+    SeenTwice {
+        /// Who both claim, and have proved, to be.
+        id: PeerId,
+        /// Where the connected one is.
+        addr: SocketAddr,
+        /// Where the other one is.
+        other: SocketAddr,
     },
 }
 
@@ -197,6 +214,10 @@ pub struct Traffic {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of application messages that the peer takes at this moment.
+    pub credit: usize,
+    /// The largest body of a message that the peer takes, in bytes.
+    pub message_max: u32,
 }
 
 /// Everything about one connected peer.

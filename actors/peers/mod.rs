@@ -1,23 +1,32 @@
 //! Who is connected. This subsystem alone decides it: whom to dial, whom to let in, which of two connections to one peer stays.
 //!
-//! [`Peers`] is the machine. Diallers and connections report to it and do nothing final before it has said so; whoever wants
-//! a connection asks it; everybody learns from its events. It answers every request once, and for every peer it announces it
-//! gives one `Connected` and one `Disconnected`, in this order, whatever the network does.
+//! [`Network`] is the whole machine. In its middle is [`Peers`]: diallers and connections report to it and do nothing final
+//! before it has said so; whoever wants a connection asks it; everybody learns from its events. It answers every request
+//! once, and for every peer it announces it gives one `Connected` and one `Disconnected`, in this order, whatever the network
+//! does. It alone orders dials. Around it are the parts that keep a node connected, which ask it like anybody else.
+//! docs/peers.md says what they do and with which numbers.
 //!
-//! Left out so far: reconnection, the address book, exchange of addresses, bans, trimming. All of them come to this folder:
-//! they choose what to hand to [`Peers::handle_connect`] and refuse at [`Peers::handle_inbound`].
+//! Left out: what a user is told in which words, files themselves (the shell is handed a [`Shelf`](actor::Shelf)), finding
+//! peers on the local network or in a DHT.
 //!
 //! | file | what |
 //! |---|---|
+//! | `network.rs` | [`Network`]: what goes in and comes out, and lost peers |
+//! | `doors.rs`, `bans.rs`, `subnet.rs` | who is let in: bans, ranges and groups of addresses |
+//! | `reconnect.rs`, `backoff.rs`, `pace.rs` | lost peers, when they are dialled again, and how fast |
+//! | `outreach.rs` | dialling peers of the book, asking and telling |
+//! | `book.rs`, `record.rs`, `exchange.rs` | known peers, what they sign, how it is passed on |
+//! | `observed.rs` | under which address others see this node |
+//! | `persist.rs`, `store.rs` | what outlives the node, and the format of its files |
 //! | `machine.rs` | [`Peers`]: what goes in and comes out |
-//! | `decide.rs` | the rules below, and nothing else |
+//! | `decide.rs`, `trim.rs` | the rules below, and who makes room for whom |
 //! | `contest.rs` | the undecided connections to one peer |
 //! | `table.rs` | the connected peers |
 //! | `roster.rs` | the same table for the threads outside, who find the way to a peer in it |
 //! | `dials.rs` | dials under way and who waits for them |
 //! | `gather.rs` | collecting what every connection has carried |
-//! | `limits.rs`, `message.rs`, `error.rs` | limits, vocabulary, errors |
-//! | `actor.rs` | the shell |
+//! | `limits.rs`, `message.rs`, `notice.rs`, `error.rs`, `chance.rs` | limits, vocabulary, errors, jitter |
+//! | `actor.rs`, `actor/` | the shell |
 //!
 //! # One connection between two nodes
 //!
@@ -80,25 +89,59 @@
 //! **Why are figures gathered and not kept?** 10,000 idle peers would pay 40 bytes each for numbers that their connections have.
 
 pub mod actor;
+mod backoff;
+mod bans;
+mod book;
+mod chance;
 mod contest;
 mod decide;
 mod dials;
+mod doors;
 mod error;
+mod exchange;
 mod gather;
 mod limits;
 mod machine;
 mod message;
+mod network;
+mod notice;
+mod observed;
+mod outreach;
+mod pace;
+mod persist;
+mod reconnect;
+mod record;
 pub mod roster;
+mod store;
+mod subnet;
 mod table;
+mod trim;
 
 pub use crate::connection::Suite;
 pub use crate::identity::PeerId;
+pub use backoff::{ReconnectPolicy, Waits};
+pub use bans::{AllowList, BANS_MAX, BansFull, Target};
+pub use book::{BOOK_MAX, BookEntry};
 pub use error::{ConnectError, NotConnected};
+pub use exchange::{EXCHANGE_CHANNEL, EXCHANGE_INTERVAL, ExchangeMessage, RECORDS_PER_ANSWER_MAX};
 pub use limits::PeersLimits;
 pub use machine::{NAME_BYTES_MAX, Peers};
 pub use message::{
     Answer, DialId, Direction, Introduction, Order, PeerRecord, PeerRef, PeersEvent, ProbeToken,
     RequestId, Traffic,
 };
+pub use network::{Network, NetworkSettings};
+pub use notice::{Claims, Found, Notice, Program, Standing};
+pub use observed::OBSERVERS_MIN;
+pub use pace::DIALS_PER_SECOND_MAX;
+pub use persist::Save;
+pub use reconnect::{GaveUp, RECONNECT_MAX, Waiting};
+pub use record::{
+    DOMAIN as RECORD_DOMAIN, RECORD_ADDRS_MAX, RecordError, SIGNED_RECORD_BYTES_MAX, SignedRecord,
+};
 pub use roster::Roster;
+pub use store::{
+    CURRENT_MAX, FILE_BYTES_MAX, FileKind, PROTECTED_MAX, StoreError, Stored, StoredPeer,
+};
+pub use subnet::{Group, ParseSubnetError, Subnet};
 pub use table::PEER_BYTES_MAX;

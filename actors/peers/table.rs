@@ -54,6 +54,16 @@ struct Slot<C> {
     suite: Suite,
 }
 
+/// One peer's place in the network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) peer: PeerRef,
+    pub(super) id: PeerId,
+    pub(super) addr: SocketAddr,
+    pub(super) direction: Direction,
+    pub(super) since: Instant,
+}
+
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(Hash))]
 struct Name(Box<str>);
@@ -244,6 +254,20 @@ impl<C: Copy + Ord> Table<C> {
         self.by_id.iter().map(|&index| {
             let slot = &self.slots[index as usize];
             (self.peer_ref(index), slot.id, slot.connection)
+        })
+    }
+
+    /// Where and since when all peers are connected, in the order of their ids.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.by_id.iter().map(|&index| {
+            let slot = &self.slots[index as usize];
+            Place {
+                peer: self.peer_ref(index),
+                id: slot.id,
+                addr: slot.addr.into(),
+                direction: slot.direction,
+                since: slot.since,
+            }
         })
     }
 

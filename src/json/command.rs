@@ -1,5 +1,6 @@
 //! A line of input, read into a command.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use data_encoding::BASE64;
@@ -7,7 +8,11 @@ use mischief_actors::identity::{ParsePeerIdError, PeerId, PeerIdPrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::json::dht;
 use crate::json::error::{ErrorKind, RequestError};
+use crate::json::mdns;
+use crate::json::peers::{self, NetworkCommand};
+use crate::json::requests;
 
 /// The longest message type, in bytes.
 const TYPE_LEN_MAX: usize = 128;
@@ -39,8 +44,8 @@ pub enum Command {
     },
     /// Send a typed JSON value.
     Send {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The type, 1 to 128 bytes.
         kind: String,
         /// The value.
@@ -48,26 +53,45 @@ pub enum Command {
     },
     /// Send a text.
     SendText {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The text.
         text: String,
     },
     /// Send bytes.
     SendBytes {
-        /// To whom; to all if `None`.
-        peer: Option<PeerIdPrefix>,
+        /// To whom.
+        to: Receivers,
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// About lost, banned, protected and known peers.
+    Network(NetworkCommand),
     /// Tell the node's statistics.
     Stats,
+    /// Something on the local network.
+    Mdns(mdns::MdnsCommand),
     /// Shut down.
     Shutdown,
+    /// Something about requests.
+    Requests(requests::Command),
+    /// Something about the DHT.
+    Dht(dht::Command),
+}
+
+/// For whom a message is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Receivers {
+    /// Every connected peer.
+    All,
+    /// One peer.
+    One(PeerIdPrefix),
+    /// Each of these peers.
+    Each(Vec<PeerIdPrefix>),
 }
 
 /// The members of a command, as `docs/json.md` lists them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct CommandShape {
     /// The value of `cmd`.
     pub name: &'static str,
@@ -79,8 +103,37 @@ pub struct CommandShape {
     pub answers: &'static [&'static [&'static str]],
 }
 
+/// The lists that [`COMMANDS`] is made of, one for each file.
+const LISTS: &[&[CommandShape]] = &[BASE, requests::COMMANDS, mdns::COMMANDS, dht::COMMANDS];
+
 /// Every command.
-pub const COMMANDS: &[CommandShape] = &[
+pub const COMMANDS: &[CommandShape] = &joined::<_, { total(LISTS) }>(LISTS);
+
+pub(super) const fn total<T>(lists: &[&[T]]) -> usize {
+    let (mut total, mut list) = (0, 0);
+    while list < lists.len() {
+        total += lists[list].len();
+        list += 1;
+    }
+    total
+}
+
+/// All of the lists in one, of which the first is not empty.
+pub(super) const fn joined<T: Copy, const N: usize>(lists: &[&[T]]) -> [T; N] {
+    let mut all = [lists[0][0]; N];
+    let (mut list, mut next) = (0, 0);
+    while list < lists.len() {
+        let mut place = 0;
+        while place < lists[list].len() {
+            all[next] = lists[list][place];
+            (next, place) = (next + 1, place + 1);
+        }
+        list += 1;
+    }
+    all
+}
+
+const BASE: &[CommandShape] = &[
     CommandShape {
         name: "id",
         required: &[],
@@ -108,21 +161,30 @@ pub const COMMANDS: &[CommandShape] = &[
     CommandShape {
         name: "send",
         required: &["type", "data"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
     CommandShape {
         name: "send_text",
         required: &["text"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
     CommandShape {
         name: "send_bytes",
         required: &["base64"],
-        optional: &["peer"],
-        answers: &[&[], &["sent", "failed"]],
+        optional: &["peer", "peers"],
+        answers: &[&[], &["sent", "failed"], &["sent", "failed", "errors"]],
     },
+    peers::PEER,
+    peers::PROTECT,
+    peers::BAN,
+    peers::UNBAN,
+    peers::BANS,
+    peers::RECONNECT_QUEUE,
+    peers::CLEAR_RECONNECT_QUEUE,
+    peers::ADDRESS_BOOK,
+    peers::FORGET,
     CommandShape {
         name: "stats",
         required: &[],
@@ -289,31 +351,49 @@ fn read_command(mut members: Map<String, Value>) -> Result<Command, RequestError
             peer: members.peer("peer")?,
         }),
         "send" => Ok(Command::Send {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             kind: members.message_type("type")?,
             data: members.value("data")?,
         }),
         "send_text" => Ok(Command::SendText {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             text: members.text("text")?,
         }),
         "send_bytes" => Ok(Command::SendBytes {
-            peer: members.peer_if_present("peer")?,
+            to: members.receivers()?,
             bytes: members.base64("base64")?,
         }),
         "stats" => Ok(Command::Stats),
         "shutdown" => Ok(Command::Shutdown),
-        _ => unreachable!("every name of COMMANDS is handled"),
+        name if name.starts_with("mdns_") => mdns::read(&mut members).map(Command::Mdns),
+        name => {
+            let read = peers::read(name, &mut members).map(|read| read.map(Command::Network));
+            let read = read.or_else(|| {
+                requests::read(name, &mut members).map(|read| read.map(Command::Requests))
+            });
+            let read =
+                read.or_else(|| dht::read(name, &mut members).map(|read| read.map(Command::Dht)));
+            read.expect("every name of COMMANDS is handled")
+        }
     }
 }
 
 /// The members of a command, taken out one by one.
-struct Members {
+pub(super) struct Members {
     shape: &'static CommandShape,
     members: Map<String, Value>,
 }
 
 impl Members {
+    /// The name of the command.
+    pub(super) fn name(&self) -> &'static str {
+        self.shape.name
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
     fn refuse_unknown(&self) -> Result<(), RequestError> {
         let known = || self.shape.required.iter().chain(self.shape.optional);
         let Some(unknown) = self
@@ -337,20 +417,25 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn value(&mut self, name: &str) -> Result<Value, RequestError> {
+    pub(super) fn value(&mut self, name: &str) -> Result<Value, RequestError> {
         self.members
             .remove(name)
             .ok_or_else(|| RequestError::bad_request(format!("`{name}` is missing")))
     }
 
-    fn text(&mut self, name: &str) -> Result<String, RequestError> {
+    /// `null` is a value, too.
+    pub(super) fn value_if_present(&mut self, name: &str) -> Option<Value> {
+        self.members.remove(name)
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Result<String, RequestError> {
         match self.value(name)? {
             Value::String(text) => Ok(text),
             other => Err(wrong_type(name, "a text", &other)),
         }
     }
 
-    fn message_type(&mut self, name: &str) -> Result<String, RequestError> {
+    pub(super) fn message_type(&mut self, name: &str) -> Result<String, RequestError> {
         let text = self.text(name)?;
         if (1..=TYPE_LEN_MAX).contains(&text.len()) {
             return Ok(text);
@@ -362,33 +447,77 @@ impl Members {
         Err(RequestError::bad_request(message))
     }
 
-    fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
+    pub(super) fn base64(&mut self, name: &str) -> Result<Vec<u8>, RequestError> {
         BASE64.decode(self.text(name)?.as_bytes()).map_err(|error| {
             let message = format!("`{name}` is not base64 with padding: {error}");
             RequestError::bad_request(message)
         })
     }
 
-    fn peer<P>(&mut self, name: &str) -> Result<P, RequestError>
+    pub(super) fn number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<u64>,
+    ) -> Result<u64, RequestError> {
+        let number = match self.value(name)? {
+            Value::Number(number) => number,
+            other => return Err(wrong_type(name, "a number", &other)),
+        };
+        let number = number.as_u64().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            let message = format!("`{name}` must be a whole number from {least} to {most}");
+            RequestError::bad_request(message)
+        })
+    }
+
+    pub(super) fn peer<P>(&mut self, name: &str) -> Result<P, RequestError>
     where
         P: FromStr<Err = ParsePeerIdError>,
     {
         let text = self.text(name)?;
-        text.parse().map_err(|error| {
-            RequestError::bad_request(format!("`{name}` {} is no peer: {error}", quoted(&text)))
-        })
+        read_peer(name, &text)
+    }
+
+    /// One peer, or a list of them, or all.
+    fn receivers(&mut self) -> Result<Receivers, RequestError> {
+        let one = self.peer_if_present("peer")?;
+        let list = match self.members.remove("peers") {
+            None => return Ok(one.map_or(Receivers::All, Receivers::One)),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(wrong_type("peers", "an array", &other)),
+        };
+        if one.is_some() {
+            let message = "`peer` and `peers` do not go together";
+            return Err(RequestError::bad_request(message));
+        }
+        let read = |peer: Value| match peer {
+            Value::String(text) => read_peer("peers", &text),
+            other => Err(wrong_type("peers", "an array of texts", &other)),
+        };
+        let peers: Result<_, _> = list.into_iter().map(read).collect();
+        peers.map(Receivers::Each)
     }
 
     /// A member that is `null` is not taken for an absent one: a program that has no peer in hand must not reach all.
-    fn peer_if_present<P>(&mut self, name: &str) -> Result<Option<P>, RequestError>
+    pub(super) fn peer_if_present<P>(&mut self, name: &str) -> Result<Option<P>, RequestError>
     where
         P: FromStr<Err = ParsePeerIdError>,
     {
-        match self.members.contains_key(name) {
+        match self.has(name) {
             true => self.peer(name).map(Some),
             false => Ok(None),
         }
     }
+}
+
+fn read_peer<P>(name: &str, text: &str) -> Result<P, RequestError>
+where
+    P: FromStr<Err = ParsePeerIdError>,
+{
+    text.parse().map_err(|error| {
+        RequestError::bad_request(format!("`{name}` {} is no peer: {error}", quoted(text)))
+    })
 }
 
 fn wrong_type(name: &str, wanted: &str, found: &Value) -> RequestError {
@@ -475,7 +604,7 @@ mod tests {
         check(
             r#"{"cmd":"send","type":"chat","data":{"text":[1,null]}}"#,
             Command::Send {
-                peer: None,
+                to: Receivers::All,
                 kind: "chat".into(),
                 data: json!({"text": [1, null]}),
             },
@@ -483,7 +612,7 @@ mod tests {
         check(
             r#"{"cmd":"send","peer":"abc","type":"chat","data":null}"#,
             Command::Send {
-                peer: Some(name("abc")),
+                to: Receivers::One(name("abc")),
                 kind: "chat".into(),
                 data: Value::Null,
             },
@@ -491,39 +620,55 @@ mod tests {
         check(
             r#"{"cmd":"send_text","peer":"abc","text":""}"#,
             Command::SendText {
-                peer: Some(name("abc")),
+                to: Receivers::One(name("abc")),
                 text: String::new(),
             },
         );
         check(
             r#"{"cmd":"send_bytes","base64":"AP8="}"#,
             Command::SendBytes {
-                peer: None,
+                to: Receivers::All,
                 bytes: vec![0, 255],
+            },
+        );
+        check(
+            r#"{"cmd":"send_text","peers":["abc","b"],"text":"x"}"#,
+            Command::SendText {
+                to: Receivers::Each(vec![name("abc"), name("b")]),
+                text: "x".into(),
             },
         );
         check(r#"{"cmd":"stats"}"#, Command::Stats);
         check(r#"{"cmd":"shutdown"}"#, Command::Shutdown);
     }
 
+    /// A value that a member takes.
+    fn fitting(name: &str) -> String {
+        match name {
+            "port" | "request" | "timeout_ms" => "7".into(),
+            "txt" => "{}".into(),
+            _ => format!("\"{WHOLE_ID}\""),
+        }
+    }
+
     #[test]
     fn every_shape_is_complete() {
-        for shape in COMMANDS {
+        // Members of the DHT's exclude each other; its own file tests them.
+        let all = COMMANDS
+            .iter()
+            .filter(|shape| !shape.name.starts_with("dht_"));
+        for shape in all {
+            let member = |name: &&str| format!(r#""{name}":{}"#, fitting(name));
             let mut members: Vec<String> = vec![format!(r#""cmd":"{}""#, shape.name)];
-            members.extend(
-                shape
-                    .required
-                    .iter()
-                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
-            );
-            members.extend(
-                shape
-                    .optional
-                    .iter()
-                    .map(|name| format!(r#""{name}":"{WHOLE_ID}""#)),
-            );
+            members.extend(shape.required.iter().map(member));
+            // Of two that do not go together the first is enough here.
+            let optional = shape.optional.iter().filter(|name| **name != "peers");
+            members.extend(optional.map(member));
             let whole = format!("{{{}}}", members.join(","));
-            assert!(parse_text(&whole).command.is_ok(), "{whole}");
+            // Optional members that are no texts, or that exclude each other, are tested in `peers.rs`.
+            if !["protect", "ban", "unban"].contains(&shape.name) {
+                assert!(parse_text(&whole).command.is_ok(), "{whole}");
+            }
             for missing in 0..shape.required.len() {
                 let mut fewer = members.clone();
                 fewer.remove(1 + missing);
@@ -584,6 +729,22 @@ mod tests {
             (
                 r#"{"id":7,"cmd":"send_text","peer":null,"text":"a"}"#,
                 "`peer` must be a text, not null",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peer":"a","peers":["a"],"text":"a"}"#,
+                "`peer` and `peers` do not go together",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":"abc","text":"a"}"#,
+                "`peers` must be an array, not a text",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":["abc",1],"text":"a"}"#,
+                "`peers` must be an array of texts, not a number",
+            ),
+            (
+                r#"{"id":7,"cmd":"send_text","peers":["a b"],"text":"a"}"#,
+                "`peers` `a b` is no peer",
             ),
             (
                 r#"{"id":7,"cmd":"disconnect","peer":"a b"}"#,

@@ -34,13 +34,17 @@ pub enum ErrorKind {
     Banned,
     /// The two nodes are connected already, or are just being connected in another way.
     Duplicate,
-    /// The other node closed the connection, with no reason that has a kind of its own.
+    /// The other node closed the connection, with no reason that has a kind of its own, or refused a request.
     Refused,
     /// The connection was called off before it was made.
     Cancelled,
-    /// There is no such peer, or not any more.
+    /// There is no such peer or request, or not any more.
     Gone,
-    /// This node has too much to do at the moment.
+    /// The peer has nobody who answers such requests.
+    NoHandler,
+    /// The peer's handler of such requests failed.
+    HandlerFailed,
+    /// This node, or the peer, has too much to do at the moment.
     Busy,
     /// The node is shutting down.
     Stopping,
@@ -50,7 +54,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [ErrorKind; 19] = [
+    pub const ALL: [ErrorKind; 21] = [
         ErrorKind::BadRequest,
         ErrorKind::TooLarge,
         ErrorKind::Unreachable,
@@ -67,6 +71,8 @@ impl ErrorKind {
         ErrorKind::Refused,
         ErrorKind::Cancelled,
         ErrorKind::Gone,
+        ErrorKind::NoHandler,
+        ErrorKind::HandlerFailed,
         ErrorKind::Busy,
         ErrorKind::Stopping,
         ErrorKind::Internal,
@@ -91,6 +97,8 @@ impl ErrorKind {
             ErrorKind::Refused => "refused",
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::Gone => "gone",
+            ErrorKind::NoHandler => "no_handler",
+            ErrorKind::HandlerFailed => "handler_failed",
             ErrorKind::Busy => "busy",
             ErrorKind::Stopping => "stopping",
             ErrorKind::Internal => "internal",
@@ -137,13 +145,15 @@ impl RequestError {
 /// What `reason` of a `peer_disconnected` event may be, with what `docs/json.md` says about it. When the peer said why it
 /// closed, the reason is one of [`ErrorKind::ALL`] instead: `full`, `banned`, `duplicate`, `self_dial`, `cancelled` or
 /// `stopping`.
-pub const DISCONNECT_REASONS: [&str; 9] = [
+pub const DISCONNECT_REASONS: [&str; 11] = [
     "requested",
     "by_peer",
     "replaced",
     "timeout",
     "lost",
     "protocol_error",
+    "trimmed",
+    "banned_here",
     "stopping",
     "out_of_memory",
     "internal",
@@ -232,6 +242,8 @@ mod tests {
             DisconnectReason::TimedOut,
             DisconnectReason::Lost(io::ErrorKind::ConnectionReset),
             DisconnectReason::PeerMisbehaved,
+            DisconnectReason::Trimmed,
+            DisconnectReason::Banned,
             DisconnectReason::Stopping,
             DisconnectReason::OutOfMemory,
             DisconnectReason::Internal,

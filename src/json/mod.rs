@@ -8,11 +8,20 @@
 //! `send` would reach everybody, and a misspelt `peer_id` of `connect` would trust anybody.
 
 mod command;
+pub mod dht;
 mod error;
 mod line;
+mod mdns;
 mod output;
+mod peers;
+pub mod requests;
 
-pub use command::{COMMANDS, Command, CommandShape, Request, RequestId, parse};
+pub use command::{COMMANDS, Command, CommandShape, Receivers, Request, RequestId, parse};
 pub use error::{DISCONNECT_REASONS, ErrorKind, RequestError};
 pub use line::{LINE_SIZE_MAX, Line, LineReader};
-pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, to_line};
+pub use mdns::{FoundService, MdnsCommand, MdnsLine, MdnsServices, RegisteredService, TxtEntries};
+pub use output::{Answer, EVENTS, Event, EventShape, PeerEntry, Reply, SendFailure, to_line};
+pub use peers::{
+    BanTarget, NetworkCommand, PeerName, bans_answer, book_answer, cleared_answer, peer_answer,
+    queue_answer, with_notice_event,
+};

@@ -7,8 +7,11 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use crate::json::command::RequestId;
+use crate::json::command::{RequestId, joined, total};
+use crate::json::dht;
 use crate::json::error::RequestError;
+use crate::json::mdns::{self, MdnsServices};
+use crate::json::requests;
 use crate::terminal::is_harmful;
 
 /// The answer to a request.
@@ -70,11 +73,37 @@ pub enum Answer<'a> {
         /// For how many it was not.
         failed: usize,
     },
+    /// To a message for a list of peers.
+    SentEach {
+        /// To how many it was handed.
+        sent: usize,
+        /// For how many it was not.
+        failed: usize,
+        /// Why not, for each of those.
+        errors: Vec<SendFailure>,
+    },
+    /// To the commands about lost, banned, protected and known peers: an object.
+    Network(Value),
+    /// To `mdns_services`.
+    Mdns(MdnsServices),
     /// To `stats`.
     Stats {
         /// The figures.
         stats: Value,
     },
+    /// To `request`.
+    Request(requests::Answer<'a>),
+    /// About the DHT.
+    Dht(dht::Answer),
+}
+
+/// Why a message was not handed to one peer of a list.
+#[derive(Debug, Serialize)]
+pub struct SendFailure {
+    /// The peer, as the command names it.
+    pub peer: String,
+    /// Why.
+    pub error: RequestError,
 }
 
 /// A connected peer.
@@ -165,6 +194,68 @@ pub enum Event<'a> {
         /// The bytes, in base64 with padding.
         base64: &'a str,
     },
+    /// A peer is lost and will be dialled again.
+    PeerReconnecting {
+        /// Its whole id.
+        peer: &'a str,
+        /// Where it is dialled.
+        addr: &'a str,
+        /// The first time within so many milliseconds.
+        within_ms: u64,
+    },
+    /// A lost peer will not be dialled again.
+    PeerGivenUp {
+        /// Its whole id.
+        peer: &'a str,
+        /// Why, for programs.
+        reason: &'a str,
+        /// Why, for people.
+        message: &'a str,
+    },
+    /// A peer or a range is banned.
+    Banned {
+        /// The peer's whole id, if it is one.
+        peer: Option<&'a str>,
+        /// The range, if it is one.
+        subnet: Option<&'a str>,
+        /// For how long; until it is lifted if `None`.
+        seconds: Option<u64>,
+    },
+    /// A ban is over.
+    Unbanned {
+        /// The peer's whole id, if it is one.
+        peer: Option<&'a str>,
+        /// The range, if it is one.
+        subnet: Option<&'a str>,
+        /// Its time has come; otherwise it was lifted.
+        expired: bool,
+    },
+    /// Two machines have the same identity.
+    IdentityConflict {
+        /// The identity, a whole id.
+        peer: &'a str,
+        /// Where the one that stays connected is.
+        addr: SocketAddr,
+        /// Where the other one is; `None` if that is this node.
+        other: Option<SocketAddr>,
+        /// The same for people.
+        message: &'a str,
+    },
+    /// Others see this node at this address.
+    ExternalAddress {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The DHT can be used.
+    DhtReady {
+        /// How many nodes it has found.
+        nodes: usize,
+    },
+    /// The DHT names a node with the same protocol.
+    DhtPeer {
+        /// Where it may be.
+        addr: SocketAddr,
+    },
     /// Something went wrong that no command asked for.
     Error {
         /// For programs: one of the kinds of errors.
@@ -185,7 +276,7 @@ pub enum Event<'a> {
 }
 
 /// The members of an event, as `docs/json.md` lists them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct EventShape {
     /// The value of `event`.
     pub name: &'static str,
@@ -193,8 +284,13 @@ pub struct EventShape {
     pub members: &'static [&'static str],
 }
 
+/// The lists that [`EVENTS`] is made of, one for each file.
+const LISTS: &[&[EventShape]] = &[BASE, requests::EVENTS, mdns::EVENTS];
+
 /// Every event.
-pub const EVENTS: &[EventShape] = &[
+pub const EVENTS: &[EventShape] = &joined::<_, { total(LISTS) }>(LISTS);
+
+const BASE: &[EventShape] = &[
     EventShape {
         name: "ready",
         members: &["peer_id", "listen", "protocol", "version"],
@@ -218,6 +314,38 @@ pub const EVENTS: &[EventShape] = &[
     EventShape {
         name: "bytes",
         members: &["peer", "base64"],
+    },
+    EventShape {
+        name: "peer_reconnecting",
+        members: &["peer", "addr", "within_ms"],
+    },
+    EventShape {
+        name: "peer_given_up",
+        members: &["peer", "reason", "message"],
+    },
+    EventShape {
+        name: "banned",
+        members: &["peer", "subnet", "seconds"],
+    },
+    EventShape {
+        name: "unbanned",
+        members: &["peer", "subnet", "expired"],
+    },
+    EventShape {
+        name: "identity_conflict",
+        members: &["peer", "addr", "other", "message"],
+    },
+    EventShape {
+        name: "external_address",
+        members: &["addr"],
+    },
+    EventShape {
+        name: "dht_ready",
+        members: &["nodes"],
+    },
+    EventShape {
+        name: "dht_peer",
+        members: &["addr"],
     },
     EventShape {
         name: "error",
@@ -306,10 +434,11 @@ mod tests {
     fn every_event_has_its_shape() {
         let addr: SocketAddr = "[::1]:9000".parse().expect("it is an address");
         let (peer, reason, suite) = ("abc", "closed", "ChaChaPoly");
-        let events = [
+        let (listen, data) = ([addr], json!({"a": 1}));
+        let mut events = vec![
             Event::Ready {
                 peer_id: peer,
-                listen: &[addr],
+                listen: &listen,
                 protocol: "chat/1.0",
                 version: "0.1.0",
             },
@@ -328,7 +457,7 @@ mod tests {
             Event::Message {
                 peer,
                 kind: "chat",
-                data: &json!({"a": 1}),
+                data: &data,
             },
             Event::Text {
                 peer,
@@ -338,15 +467,20 @@ mod tests {
                 peer,
                 base64: "AP8=",
             },
+        ];
+        events.extend(crate::json::peers::examples());
+        events.extend([
+            Event::DhtReady { nodes: 8 },
+            Event::DhtPeer { addr },
             Event::Error {
                 kind: "internal",
                 message: "something",
             },
             Event::Lost { count: 3 },
             Event::Stopped { reason },
-        ];
-        assert_eq!(events.len(), EVENTS.len());
-        for (event, shape) in events.iter().zip(EVENTS) {
+        ]);
+        assert_eq!(events.len(), BASE.len());
+        for (event, shape) in events.iter().zip(BASE) {
             let line = text(event);
             let begin = format!("{{\"event\":\"{}\"", shape.name);
             assert!(line.starts_with(&begin), "{line}");

@@ -10,12 +10,17 @@ use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::endpoint::parse_listen_addr;
 use mischief_actors::connection::{ConnectionLimits, ConnectionTiming, REASSEMBLY_BYTES_MAX};
 use mischief_actors::identity::{Identity, PeerId};
+use mischief_actors::messages::RequestLimits;
 use mischief_actors::peers::PeersLimits;
 use mischief_reactor::{AskError, DriverKind, Handle, Random, Runtime};
 
+use super::dht::DhtOptions;
 use super::dispatch::{Callbacks, Hub};
 use super::error::StartError;
 use super::launch;
+use super::mdns::MDNS_TYPE_DEFAULT;
+use super::network::{self, NetworkOptions, SharedDataDir};
+use super::warden;
 use super::wiring::Kept;
 use super::{DROP_DEADLINE, Node, Parts};
 use crate::data_dir::{DataDir, DataDirError};
@@ -43,6 +48,8 @@ pub struct Limits {
     pub dial: DialConfig,
     /// Bytes over all connections for messages that are larger than their window.
     pub reassembly_bytes_max: usize,
+    /// Open requests, ours and those of peers.
+    pub requests: RequestLimits,
 }
 
 impl Default for Limits {
@@ -55,6 +62,7 @@ impl Default for Limits {
             admission: AdmissionLimits::default(),
             dial: DialConfig::default(),
             reassembly_bytes_max: REASSEMBLY_BYTES_MAX,
+            requests: RequestLimits::default(),
         }
     }
 }
@@ -69,6 +77,7 @@ pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) max_peers: Option<u32>,
     pub(crate) max_inbound: Option<u32>,
+    pub(crate) network: NetworkOptions,
     pub(crate) cores: usize,
     pub(crate) network_key: Option<NetworkKey>,
     pub(crate) aes_hardware: Option<bool>,
@@ -76,6 +85,10 @@ pub(crate) struct Settings {
     pub(crate) callbacks: Callbacks,
     pub(crate) runtime: Option<Handle>,
     pub(crate) driver: DriverKind,
+    pub(crate) dht: Option<DhtOptions>,
+    pub(crate) mdns: bool,
+    pub(crate) mdns_type: String,
+    pub(crate) mdns_instance: Option<String>,
 }
 
 impl Settings {
@@ -102,6 +115,12 @@ impl Settings {
     }
 }
 
+/// The settings of a node of which nothing has been said.
+#[cfg(test)]
+pub(super) fn default_settings() -> Settings {
+    NodeBuilder::new().0
+}
+
 fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
@@ -124,6 +143,7 @@ impl NodeBuilder {
             name: None,
             max_peers: None,
             max_inbound: None,
+            network: NetworkOptions::default(),
             cores: 1,
             network_key: None,
             aes_hardware: None,
@@ -131,8 +151,16 @@ impl NodeBuilder {
             callbacks: Callbacks::default(),
             runtime: None,
             driver: DriverKind::default(),
+            dht: None,
+            mdns: false,
+            mdns_type: MDNS_TYPE_DEFAULT.to_owned(),
+            mdns_instance: None,
         };
         NodeBuilder(settings, Vec::new())
+    }
+
+    pub(super) fn network(&mut self) -> &mut NetworkOptions {
+        &mut self.0.network
     }
 
     /// Keeps the identity and all state in this directory, which is locked while the node runs. Without it the node
@@ -243,9 +271,35 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes part in the BitTorrent Mainline DHT: others with the same protocol are found through it, and
+    /// [`Node::dht`] can be used. Without this nothing is sent there.
+    pub fn dht(mut self, options: DhtOptions) -> NodeBuilder {
+        self.0.dht = Some(options);
+        self
+    }
+
     /// The selector of a runtime of the node's own.
     pub fn driver(mut self, driver: DriverKind) -> NodeBuilder {
         self.0.driver = driver;
+        self
+    }
+
+    /// Whether to announce the node on the local network, and to connect to nodes of the same protocol that are found
+    /// there; see [`Node::mdns`]. Without it not. A node that listens on loopback alone never does.
+    pub fn mdns(mut self, is_on: bool) -> NodeBuilder {
+        self.0.mdns = is_on;
+        self
+    }
+
+    /// The service type under which nodes find each other on the local network. Without it `_rats._tcp`.
+    pub fn mdns_type(mut self, service_type: impl Into<String>) -> NodeBuilder {
+        self.0.mdns_type = service_type.into();
+        self
+    }
+
+    /// What the node calls itself on the local network. Without it the short form of its id.
+    pub fn mdns_instance(mut self, instance: impl Into<String>) -> NodeBuilder {
+        self.0.mdns_instance = Some(instance.into());
         self
     }
 
@@ -267,25 +321,55 @@ impl NodeBuilder {
             }
         };
         let mut random = Seeds::draw(&handle)?;
-        let (identity, kept) = open_identity(&mut settings, &handle, &mut random)?;
-        let hub = Hub::new(handle, settings.callbacks);
+        let (identity, directory) = open_identity(&mut settings, &handle, &mut random)?;
+        let hub = Hub::new(handle, settings.callbacks, settings.limits.requests);
         let identity = Arc::new(identity);
         let id: PeerId = identity.peer_id();
-        let launched = launch::launch(&settings, identity, &hub)?;
+        let kept = directory.as_ref().map(|directory| launch::Keeping {
+            shelf: Arc::new(network::DataShelf(Arc::downgrade(directory))),
+            stored: network::load(directory),
+        });
+        let launched = launch::launch(&settings, identity, &hub, kept)?;
+        let kept: Kept = directory.map(|directory| Box::new(directory) as Box<_>);
         let node = Node::assemble(Parts {
             id,
             hub,
-            backend: launched.backend,
+            backend: launched.backend.into(),
+            finder: launched.finder,
+            mdns: launched.mdns,
             runtime,
             kept,
         });
         for prepare in on_start {
             prepare(&node);
         }
+        match warden::watch(&node.hub().handle, node.downgrade(), launched.vital) {
+            Ok(warden) => node.backend().adopt(warden),
+            Err(error) => {
+                node.stop(DROP_DEADLINE);
+                return Err(error.into());
+            }
+        }
         match launched.listening.start(&settings) {
-            Ok(addrs) => node.set_listen_addrs(addrs),
+            Ok(addrs) => {
+                node.set_listen_addrs(addrs);
+                if settings.mdns {
+                    // Whoever cannot be found this way may be by others; a node never fails for it.
+                    node.mdns()
+                        .start()
+                        .unwrap_or_else(|error| log::warn!("mdns cannot be started: {error}"));
+                }
+            }
             Err(error) => {
                 // Handlers may hold the node, so that dropping it here would not be enough.
+                node.stop(DROP_DEADLINE);
+                return Err(error);
+            }
+        }
+        if let Some(options) = &settings.dht {
+            let directory = settings.data_dir.as_ref().and_then(|path| path.to_str());
+            let directory = directory.map(str::to_owned);
+            if let Err(error) = node.start_dht(options, &settings.protocol, directory) {
                 node.stop(DROP_DEADLINE);
                 return Err(error);
             }
@@ -299,7 +383,7 @@ fn open_identity(
     settings: &mut Settings,
     handle: &Handle,
     random: &mut dyn Random,
-) -> Result<(Identity, Kept), StartError> {
+) -> Result<(Identity, Option<SharedDataDir>), StartError> {
     let directory = match &settings.data_dir {
         None => None,
         Some(path) => {
@@ -316,8 +400,8 @@ fn open_identity(
         }
         (None, None) => Identity::generate(random),
     };
-    let kept = directory.map(|directory| Box::new(parking_lot::Mutex::new(directory)) as Box<_>);
-    Ok((identity, kept))
+    let directory = directory.map(network::share);
+    Ok((identity, directory))
 }
 
 /// Random bytes drawn from the runtime in one go.

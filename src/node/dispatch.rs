@@ -11,21 +11,21 @@ use std::task::Waker;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use mischief_actors::connection::{Deliver, Kind, LargeMessage, Link, Message as Wire, Records};
-use mischief_actors::identity::PeerId;
+use mischief_actors::connection::{ChannelMessage, Deliver, Kind, LargeMessage, Link, Records};
+use mischief_actors::messages::actor::{Desk, Incoming};
+use mischief_actors::messages::{self, FailureCode, RequestId, RequestLimits};
 use mischief_actors::peers::Roster;
 use mischief_reactor::io::doorbell::Doorbell;
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{ActorId, Handle, Signal};
 use parking_lot::Mutex;
-use serde_json::Value;
 
-use super::Message;
 use super::events::{NodeEvent, Subscribers};
-use super::handlers::{Handlers, Snapshot};
+use super::handlers::Handlers;
+use super::run::Run;
 
 /// Credit is given back after this many bytes of messages, so that in a long run a slow handler lets the sender go on.
-const CREDIT_STEP: usize = 32 << 10;
+pub(super) const CREDIT_STEP: usize = 32 << 10;
 
 /// Events that wait for a callback. Further ones are lost and counted.
 const EVENTS_QUEUED_MAX: usize = 1024;
@@ -62,7 +62,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Tally) {
+    pub(super) fn add(&mut self, other: Tally) {
         self.handled += other.handled;
         self.unhandled += other.unhandled;
         self.malformed += other.malformed;
@@ -78,7 +78,43 @@ enum Item {
         end: usize,
     },
     Large(Arc<Link>, Box<LargeMessage>),
+    Request(Box<Waiting>),
     Event(Box<NodeEvent>),
+}
+
+/// A peer's request that waits for its handler.
+struct Waiting {
+    link: Arc<Link>,
+    id: RequestId,
+    kind: Kind,
+    name_bytes: usize,
+    /// Name and body.
+    bytes: Vec<u8>,
+    /// Bytes to give back to the peer.
+    credit: usize,
+}
+
+impl Waiting {
+    fn new(link: &Arc<Link>, incoming: &Incoming<'_>, credit: usize) -> Waiting {
+        Waiting {
+            link: link.clone(),
+            id: incoming.id,
+            kind: incoming.kind,
+            name_bytes: incoming.name.len(),
+            bytes: [incoming.name.as_bytes(), incoming.body].concat(),
+            credit,
+        }
+    }
+
+    fn incoming(&self) -> Incoming<'_> {
+        let (name, body) = self.bytes.split_at(self.name_bytes);
+        Incoming {
+            id: self.id,
+            kind: self.kind,
+            name: std::str::from_utf8(name).expect("checked when the request came"),
+            body,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -107,6 +143,11 @@ impl Batch {
         self.large_bytes += message.message().body.len();
         self.items
             .push(Item::Large(link.clone(), Box::new(message)));
+    }
+
+    fn push_request(&mut self, request: Waiting) {
+        self.large_bytes += request.bytes.len();
+        self.items.push(Item::Request(Box::new(request)));
     }
 
     fn push_event(&mut self, event: NodeEvent) {
@@ -155,23 +196,26 @@ pub(crate) struct Hub {
     pub(crate) callbacks: Callbacks,
     pub(crate) handlers: Handlers,
     pub(crate) roster: Roster<ActorId>,
+    pub(crate) desk: Arc<Desk>,
     pub(crate) subscribers: Subscribers,
     queue: Mutex<Queue>,
     /// Notified when something is queued, and when the thread has ended.
     signal: Signal,
     doorbell: OnceLock<Doorbell>,
-    tally: Mutex<Tally>,
+    pub(super) tally: Mutex<Tally>,
     has_ended: AtomicBool,
 }
 
 impl Hub {
-    pub(crate) fn new(handle: Handle, callbacks: Callbacks) -> Arc<Hub> {
+    pub(crate) fn new(handle: Handle, callbacks: Callbacks, requests: RequestLimits) -> Arc<Hub> {
         let callbacks = match handle.is_simulated() {
             true => Callbacks::Inline,
             false => callbacks,
         };
+        let desk = Arc::new(Desk::new(handle.clone(), requests));
         Arc::new_cyclic(|this| Hub {
             this: this.clone(),
+            desk,
             handle,
             callbacks,
             handlers: Handlers::default(),
@@ -216,6 +260,7 @@ impl Hub {
 
     /// Queues the last event; nothing is queued after it.
     pub(crate) fn close(&self) {
+        self.desk.close();
         self.announce(NodeEvent::Stopped);
         self.subscribers.close();
         let mut queue = self.queue.lock();
@@ -449,6 +494,13 @@ impl Hub {
                 Item::Large(link, message) => {
                     run.large(&link, *message, true);
                 }
+                Item::Request(request) => {
+                    run.request(&request.link, &request.incoming());
+                    self.handle
+                        .memory()
+                        .give(MemoryKind::Payloads, request.bytes.len());
+                    request.link.consumed(&self.handle, request.credit);
+                }
                 Item::Event(event) => run.event(&event),
             }
         }
@@ -512,154 +564,41 @@ impl Deliver for Hub {
             memory.give(MemoryKind::Payloads, bytes);
         }
     }
-}
 
-/// One go of calling callbacks.
-struct Run<'a> {
-    hub: &'a Hub,
-    snapshot: Snapshot,
-    /// Where the handlers of the last JSON message stood.
-    hint: usize,
-    tally: Tally,
-    count: usize,
-}
-
-impl<'a> Run<'a> {
-    fn new(hub: &'a Hub) -> Run<'a> {
-        Run {
-            hub,
-            snapshot: hub.handlers.snapshot(),
-            hint: 0,
-            tally: Tally::default(),
-            count: 0,
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) {
+        let credit = message.credit as usize;
+        let Some(request) = self.on_channel(link, message) else {
+            return link.consumed(&self.handle, credit);
+        };
+        let (memory, bytes) = (self.handle.memory(), request.bytes.len());
+        memory.adjust(MemoryKind::Payloads, 0, bytes);
+        if !self.push(Some(link), |batch| batch.push_request(request)) {
+            memory.give(MemoryKind::Payloads, bytes);
         }
     }
+}
 
-    fn records(&mut self, link: &Arc<Link>, bytes: &[u8], is_counted: bool) {
-        let mut credit = 0;
-        let mut rest = bytes.len();
-        for message in Records::new(bytes) {
-            credit += message.credit as usize;
-            self.message(link.peer(), message);
-            if credit >= CREDIT_STEP {
-                rest -= credit;
-                self.give_back(link, std::mem::take(&mut credit), is_counted);
+impl Hub {
+    /// A message of a subsystem, of which one has a channel on the application's stream. A request to be handled comes back.
+    fn on_channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) -> Option<Waiting> {
+        if message.channel != messages::CHANNEL {
+            let bytes = message.body.len();
+            log::trace!("{bytes} bytes on unknown channel {}", message.channel);
+            return None;
+        }
+        let incoming = self.desk.receive(link, message.body)?;
+        if !self.handlers.has_request_handlers() {
+            self.tally.lock().unhandled += 1;
+            self.desk
+                .fail(link, incoming.id, FailureCode::NoHandler, "");
+            return None;
+        }
+        if self.callbacks == Callbacks::Inline {
+            if !link.is_muted() {
+                Run::new(self).request(link, &incoming);
             }
+            return None;
         }
-        // All of it, even if the rest should not be records.
-        self.give_back(link, rest, is_counted);
-    }
-
-    fn give_back(&self, link: &Link, credit: usize, is_counted: bool) {
-        if credit == 0 {
-            return;
-        }
-        if is_counted {
-            self.hub.handle.memory().give(MemoryKind::Payloads, credit);
-        }
-        link.consumed(&self.hub.handle, credit);
-    }
-
-    fn large(&mut self, link: &Link, message: LargeMessage, is_counted: bool) {
-        self.message(link.peer(), message.message());
-        if is_counted {
-            let bytes = message.message().body.len();
-            self.hub.handle.memory().give(MemoryKind::Payloads, bytes);
-        }
-        link.consumed_large(&self.hub.handle, message);
-    }
-
-    #[inline]
-    fn message(&mut self, peer: &PeerId, message: Wire<'_>) {
-        self.snapshot.refresh(&self.hub.handlers);
-        self.count += 1;
-        match message.kind {
-            Kind::Bytes => self.bytes(peer, message.body),
-            Kind::Text => self.text(peer, message.body),
-            Kind::Json => self.json(peer, message.name, message.body),
-        }
-    }
-
-    #[inline]
-    fn bytes(&mut self, peer: &PeerId, bytes: &[u8]) {
-        let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        if table.bytes.is_empty() && table.any.is_empty() {
-            self.tally.unhandled += 1;
-            return;
-        }
-        self.tally.handled += 1;
-        for handler in &table.bytes {
-            let is_well = handlers.call(handler, |call| call(peer, bytes));
-            self.tally.panics += u64::from(!is_well);
-        }
-        if !table.any.is_empty() {
-            self.any(peer, &Message::Bytes(bytes));
-        }
-    }
-
-    fn text(&mut self, peer: &PeerId, body: &[u8]) {
-        let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        if table.text.is_empty() && table.any.is_empty() {
-            self.tally.unhandled += 1;
-            return;
-        }
-        let Ok(text) = std::str::from_utf8(body) else {
-            self.tally.malformed += 1;
-            return;
-        };
-        self.tally.handled += 1;
-        for handler in &table.text {
-            let is_well = handlers.call(handler, |call| call(peer, text));
-            self.tally.panics += u64::from(!is_well);
-        }
-        if !table.any.is_empty() {
-            self.any(peer, &Message::Text(text));
-        }
-    }
-
-    fn json(&mut self, peer: &PeerId, name: &str, body: &[u8]) {
-        let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        let of_type = table.json(name, &mut self.hint);
-        if of_type.is_empty() && table.any.is_empty() {
-            self.tally.unhandled += 1;
-            return;
-        }
-        let Ok(value) = serde_json::from_slice::<Value>(body) else {
-            self.tally.malformed += 1;
-            return;
-        };
-        self.tally.handled += 1;
-        for handler in of_type {
-            let is_well = handlers.call(handler, |call| call(peer, &value));
-            self.tally.panics += u64::from(!is_well);
-        }
-        if !table.any.is_empty() {
-            let value = &value;
-            self.any(peer, &Message::Json { name, value });
-        }
-    }
-
-    fn any(&mut self, peer: &PeerId, message: &Message<'_>) {
-        let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        for handler in &table.any {
-            let is_well = handlers.call(handler, |call| call(peer, message));
-            self.tally.panics += u64::from(!is_well);
-        }
-    }
-
-    fn event(&mut self, event: &NodeEvent) {
-        self.snapshot.refresh(&self.hub.handlers);
-        self.count += 1;
-        let (handlers, table) = (&self.hub.handlers, &*self.snapshot.table);
-        for handler in &table.event {
-            let is_well = handlers.call(handler, |call| call(event));
-            self.tally.panics += u64::from(!is_well);
-        }
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        self.hub.tally.lock().add(self.tally);
+        Some(Waiting::new(link, &incoming, message.credit as usize))
     }
 }

@@ -3,7 +3,9 @@
 use std::io;
 
 use mischief_actors::connection::endpoint::AddrError;
+use mischief_actors::mdns::MdnsError;
 use mischief_actors::peers;
+use mischief_actors::peers::actor::UpkeepError;
 use mischief_reactor::AskError;
 
 use crate::data_dir::DataDirError;
@@ -60,6 +62,9 @@ pub enum NodeError {
     /// A core thread must not wait.
     #[error("a core thread must not wait")]
     OnCoreThread,
+    /// It was not done.
+    #[error(transparent)]
+    Upkeep(UpkeepError),
 }
 
 impl NodeError {
@@ -71,6 +76,7 @@ impl NodeError {
             NodeError::Busy(_) => "busy",
             NodeError::TimedOut(_) => "timeout",
             NodeError::OnCoreThread => "internal",
+            NodeError::Upkeep(error) => error.kind(),
         }
     }
 }
@@ -117,6 +123,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The type under which to announce the node cannot be one.
+    #[error(transparent)]
+    BadMdns(MdnsError),
     /// The application's protocol has no name or version, or too long a one.
     #[error(
         "a protocol has a name and a version, each of 1 to 64 bytes without control characters"

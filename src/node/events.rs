@@ -9,8 +9,10 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use mischief_actors::connection::reason::DisconnectReason;
+use mischief_actors::discovery::Source;
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::Direction;
+use mischief_actors::mdns::MdnsEvent;
+use mischief_actors::peers::{Direction, Notice};
 use mischief_reactor::WaitError;
 use parking_lot::Mutex;
 
@@ -44,6 +46,30 @@ pub enum NodeEvent {
         /// Why.
         reason: DisconnectReason,
     },
+    /// A peer is waited for or given up, banned, seen twice: what else happens to the network around the node.
+    Network(Notice),
+    /// The DHT can be used: the first lookup of the node's own id in it has ended, and there are nodes.
+    DhtReady {
+        /// How many.
+        nodes: usize,
+    },
+    /// The DHT knows of a node with the same protocol at this address. It is not known whether it is there.
+    DhtPeer {
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Somebody was found who may be a peer, by a source for the first time or at an address that was not known. The node
+    /// connects by itself if it wants more peers.
+    PeerFound {
+        /// Who, if the source knows. Not verified.
+        peer: Option<PeerId>,
+        /// Where.
+        addr: SocketAddr,
+        /// By whom.
+        source: Source,
+    },
+    /// Something happened on the local network ([`Node::mdns`](super::Node::mdns)).
+    Mdns(MdnsEvent),
     /// Something went wrong that no call asked for.
     Error {
         /// What, for people.

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mischief_actors::connection::WIRE_VERSIONS;
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::Direction;
+use mischief_actors::peers::{Direction, Found};
 use mischief_reactor::WallTime;
 use serde::Serialize;
 
@@ -38,6 +39,22 @@ pub struct PeerInfo {
     pub messages_out: u64,
     /// Bytes that wait to be sent.
     pub queued: usize,
+    /// Bytes of messages that the peer takes at this moment.
+    pub window: usize,
+    /// The largest body of a message that the peer takes, in bytes; 0 while that is not known.
+    pub message_max: u32,
+    /// The program that it says it runs: at most 64 bytes.
+    pub agent: String,
+    /// The feature bits that it says it has.
+    pub features: u64,
+    /// The version of the wire format that the two speak.
+    pub wire_version: u8,
+    /// How it came to be connected.
+    pub found: Found,
+    /// It is protected; see [`Node::protect`](super::Node::protect).
+    pub is_protected: bool,
+    /// Where it can be dialled, as far as is known: `host:port`.
+    pub dialable: Option<String>,
 }
 
 impl PeerInfo {
@@ -57,6 +74,14 @@ impl PeerInfo {
             messages_in: 0,
             messages_out: 0,
             queued: 0,
+            window: 0,
+            message_max: 0,
+            agent: String::new(),
+            features: 0,
+            wire_version: *WIRE_VERSIONS.end(),
+            found: Found::Asked,
+            is_protected: false,
+            dialable: None,
         }
     }
 }
@@ -77,6 +102,10 @@ pub struct NodeStats {
     pub panics: u64,
     /// State events that [`Node::on_event`](super::Node::on_event) did not get because too many waited.
     pub events_lost: u64,
+    /// Requests to peers that have no outcome yet.
+    pub requests_open: usize,
+    /// Requests of peers that have no answer yet.
+    pub requests_answering: usize,
     /// Bytes of messages that wait for a callback.
     pub queued_bytes: usize,
     /// Bytes that traffic makes the runtime hold; nodes that share a runtime share the figure.

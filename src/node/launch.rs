@@ -15,8 +15,12 @@ use mischief_actors::connection::{
     self, Config, Deliver, MESSAGE_MAX_TRUSTED, ProtocolHash, StaticKey,
 };
 use mischief_actors::identity::{Identity, PeerId};
-use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage};
-use mischief_actors::peers::{NotConnected, PeerRecord, Peers, PeersEvent, PeersLimits};
+use mischief_actors::messages::actor::MessagesActor;
+use mischief_actors::peers::actor::{Observer, PeerList, PeersActor, PeersMessage, Shelf};
+use mischief_actors::peers::{
+    Network, NetworkSettings, NotConnected, Notice, PeerRecord, Peers, PeersEvent, PeersLimits,
+    Program, Standing, Stored,
+};
 use mischief_reactor::io::driver::ReusePort;
 use mischief_reactor::{
     Actor, ActorId, Address, Answer, ByteBudget, Child, Context, Event, Failure, Handle, Message,
@@ -26,16 +30,19 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::builder::Settings;
+use super::discovery::Finder;
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError, StartError};
 use super::info::PeerInfo;
+use super::mdns;
+use super::reachable;
 use super::wiring::{Announced, Backend};
 
 /// Peers that [`Node::trust`](super::Node::trust) remembers.
 const TRUSTED_MAX: usize = 4096;
 
 /// How long the peers actor may take for what it answers by itself.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a dial may take, beyond the deadline that the peers actor sets for it.
 const CONNECT_GRACE: Duration = Duration::from_secs(5);
@@ -43,7 +50,18 @@ const CONNECT_GRACE: Duration = Duration::from_secs(5);
 /// What has come of [`launch`].
 pub(crate) struct Launched {
     pub(crate) backend: Box<dyn Backend>,
+    pub(crate) finder: Arc<Finder>,
+    pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) listening: Listening,
+    /// The actors without which there is no node.
+    pub(crate) vital: Vec<ActorId>,
+}
+
+/// What outlives the node.
+pub(crate) struct Keeping {
+    pub(crate) shelf: Arc<dyn Shelf>,
+    /// What an earlier run has left.
+    pub(crate) stored: Box<Stored>,
 }
 
 /// Spawns the actors on the hub's runtime. They listen only when they are told to.
@@ -51,19 +69,44 @@ pub(crate) fn launch(
     settings: &Settings,
     identity: Arc<Identity>,
     hub: &Arc<Hub>,
+    keeping: Option<Keeping>,
 ) -> Result<Launched, StartError> {
     let handle = hub.handle.clone();
     let peers_limits = peers_limits(settings);
     let maker = ConfigMaker::new(settings, identity.clone(), &handle)?;
     let trusted = Arc::new(Mutex::new(BTreeSet::new()));
+    let own = identity.peer_id();
+    let finder = Arc::new(Finder::new(own, peers_limits.peers_max, hub.clone()));
+    let mdns = mdns::Subsystem::new(settings, own, hub, finder.clone())?;
     let face = Face {
         hub: hub.clone(),
+        finder: finder.clone(),
         trusted: trusted.clone(),
     };
     let machine = Peers::with_roster(identity.peer_id(), peers_limits, hub.roster.clone());
+    let mut seed = [0; 32];
+    handle.random(&mut seed)?;
+    let mut network = network_settings(settings, keeping.is_some());
+    let own = maker.make(settings, Vec::new());
+    network.program = Program {
+        agent: own.agent.as_str().into(),
+        features: own.features,
+    };
+    let mut network = Network::new(machine, network, identity, seed);
+    for denied in &settings.network.denied {
+        // As many as there can be.
+        if network.deny(*denied).is_err() {
+            log::warn!("too many are banned: {denied} is not");
+        }
+    }
+    let (shelf, stored) = match keeping {
+        Some(Keeping { shelf, stored }) => (Some(shelf), Some(stored)),
+        None => (None, None),
+    };
     let peers = handle.spawn(0, move || {
-        Child::once(PeersActor::new(machine, Arc::new(face))).name("peers")
+        Child::once(PeersActor::new(network, Arc::new(face), shelf, stored)).name("peers")
     })?;
+    finder.set_peers(peers);
     let common = Arc::new(Common {
         config: Mutex::new(Arc::new(maker.make(settings, Vec::new()))),
         deliver: hub.clone(),
@@ -75,6 +118,11 @@ pub(crate) fn launch(
     });
     let mut diallers = Vec::new();
     let mut roots = Vec::new();
+    let desk = hub.desk.clone();
+    let messages = handle.spawn(0, move || {
+        Child::new(move || MessagesActor::new(desk.clone())).name("messages")
+    })?;
+    roots.push(messages.id());
     for core in 0..handle.cores() {
         let (common, dial) = (common.clone(), settings.limits.dial);
         let judge = peers.recipient();
@@ -89,6 +137,7 @@ pub(crate) fn launch(
     if handle.try_send(&peers, start).is_err() {
         return Err(StartError::NoAnswer(mischief_reactor::AskError::NoReply));
     }
+    let vital = [&[peers.id()], &roots[..]].concat();
     let actors = Arc::new(Actors {
         handle,
         peers,
@@ -98,6 +147,9 @@ pub(crate) fn launch(
     });
     Ok(Launched {
         backend: Box::new(actors.clone()),
+        finder,
+        mdns: Arc::new(mdns),
+        vital,
         listening: Listening {
             actors,
             common,
@@ -124,7 +176,25 @@ impl Listening {
             addrs.extend(self.listen_everywhere()?);
         }
         *self.common.config.lock() = Arc::new(self.maker.make(settings, addrs.clone()));
+        self.tell_peers(&addrs);
         Ok(addrs)
+    }
+
+    /// The addresses of the interfaces stand for the unspecified ones. Only a node that tells others has use for them.
+    fn tell_peers(&self, addrs: &[SocketAddr]) {
+        let handle = &self.actors.handle;
+        let interfaces = match handle.interfaces() {
+            Ok(Ok(interfaces)) => interfaces,
+            _ => Vec::new(),
+        };
+        let mut own = reachable::expand(addrs, &interfaces);
+        // On one machine its own address is as good as any.
+        let is_local = |addr: &&SocketAddr| addr.ip().is_loopback();
+        own.extend(addrs.iter().filter(is_local));
+        let listening = PeersMessage::Listening(own);
+        if handle.try_send(&self.actors.peers, listening).is_err() {
+            log::warn!("the node does not know where it listens, and will not tell others");
+        }
     }
 
     /// A kernel may lack one of the two families; only if neither works that is an error, the one of IPv4.
@@ -159,7 +229,23 @@ fn peers_limits(settings: &Settings) -> PeersLimits {
     if let Some(max) = settings.max_inbound {
         limits.inbound_max = max;
     }
+    if let Some(max) = settings.network.max_outbound {
+        limits.outbound_max = max;
+    }
     limits
+}
+
+fn network_settings(settings: &Settings, is_kept: bool) -> NetworkSettings {
+    let options = &settings.network;
+    NetworkSettings {
+        reconnect: options.reconnect,
+        allowed: options.allowed.clone(),
+        exchanges: options.exchange,
+        outbound_target: options.outbound_target(),
+        keeps_book: options.exchange || options.outbound_target() > 0 || is_kept,
+        is_kept,
+        program: Program::default(),
+    }
 }
 
 /// Makes the configuration of connections: once before it is known where the node listens, and once after.
@@ -222,6 +308,7 @@ fn has_aes_hardware() -> bool {
 /// Passes on what the peers actor tells.
 struct Face {
     hub: Arc<Hub>,
+    finder: Arc<Finder>,
     trusted: Arc<Mutex<BTreeSet<PeerId>>>,
 }
 
@@ -248,6 +335,7 @@ impl Observer for Face {
                 ));
             }
         }
+        self.finder.connected(*id);
         self.hub.connected(
             *id,
             Announced {
@@ -263,7 +351,12 @@ impl Observer for Face {
         let PeersEvent::Disconnected { id, reason, .. } = event else {
             return;
         };
+        self.finder.disconnected(*id);
         self.hub.disconnected(*id, *reason);
+    }
+
+    fn noticed(&self, notice: &Notice) {
+        self.hub.noticed(notice.clone());
     }
 }
 
@@ -271,7 +364,7 @@ impl Observer for Face {
 struct Actors {
     handle: Handle,
     peers: Address<PeersActor>,
-    /// Diallers and listeners, which have the connections as children.
+    /// Diallers and listeners, which have the connections as children, and who watches over requests.
     roots: Mutex<Vec<ActorId>>,
     trusted: Arc<Mutex<BTreeSet<PeerId>>>,
     connect_deadline: Duration,
@@ -379,20 +472,31 @@ impl Backend for Arc<Actors> {
 
     fn list(&self) -> Answer<Result<Vec<PeerInfo>, NodeError>> {
         self.list_with(|list| {
-            let PeerList { peers, now, wall } = list;
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let peers = peers.iter().zip(standings);
             Ok(peers
-                .iter()
-                .map(|record| info(record, record.since_wall(now, wall)))
+                .map(|(record, standing)| info(record, standing, record.since_wall(now, wall)))
                 .collect())
         })
     }
 
     fn peer(&self, peer: PeerId) -> Answer<Result<PeerInfo, NodeError>> {
         self.list_with(move |list| {
-            let PeerList { peers, now, wall } = list;
-            let record = peers.iter().find(|record| record.id == peer);
-            let record = record.ok_or(NodeError::NotConnected)?;
-            Ok(info(record, record.since_wall(now, wall)))
+            let PeerList {
+                peers,
+                standings,
+                now,
+                wall,
+            } = list;
+            let mut peers = peers.iter().zip(standings);
+            let found = peers.find(|(record, _)| record.id == peer);
+            let (record, standing) = found.ok_or(NodeError::NotConnected)?;
+            Ok(info(record, standing, record.since_wall(now, wall)))
         })
     }
 
@@ -410,6 +514,14 @@ impl Backend for Arc<Actors> {
             reply: reply.map(|_: Result<(), NotConnected>| Ok(())),
         };
         self.handle.ask(&self.peers, question, ANSWER_DEADLINE)
+    }
+
+    fn peers(&self) -> Option<Address<PeersActor>> {
+        Some(self.peers)
+    }
+
+    fn adopt(&self, actor: ActorId) {
+        self.roots.lock().push(actor);
     }
 
     fn stop(&self, deadline: Duration) -> Answer<Result<(), NodeError>> {
@@ -431,15 +543,22 @@ fn not_connected(result: Result<(), NotConnected>) -> Result<(), NodeError> {
     result.map_err(|NotConnected| NodeError::NotConnected)
 }
 
-fn info(record: &PeerRecord, since: WallTime) -> PeerInfo {
+fn info(record: &PeerRecord, standing: Standing, since: WallTime) -> PeerInfo {
     let mut info = PeerInfo::new(record.id, record.addr, record.direction);
     info.name = record.name.as_deref().map(str::to_owned);
     info.since = since;
     info.suite = record.suite.name();
+    info.found = standing.found;
+    info.agent = standing.program.agent.into();
+    info.features = standing.program.features;
+    info.is_protected = standing.is_protected;
+    info.dialable = standing.dialable.map(|endpoint| endpoint.to_string());
     if let Some(traffic) = &record.traffic {
         info.rtt = traffic.rtt;
         info.rtt_jitter = traffic.rtt_jitter;
         info.queued = traffic.queued;
+        info.window = traffic.credit;
+        info.message_max = traffic.message_max;
         info.bytes_in = traffic.bytes_in;
         info.bytes_out = traffic.bytes_out;
         info.messages_in = traffic.messages_in;

@@ -11,26 +11,42 @@
 //! | `builder.rs` | [`NodeBuilder`], [`Limits`], the start |
 //! | `wiring.rs` | what the node asks of its actors, and what they tell it |
 //! | `dispatch.rs` | received messages and events on their way to the callbacks; [`Callbacks`] |
+//! | `run.rs` | calling them |
 //! | `handlers.rs` | who is called with what; [`Registration`], [`Guard`] |
 //! | `outgoing.rs` | sending; [`Outgoing`] |
+//! | `json.rs` | how much JSON is taken |
+//! | `requests.rs` | asking and answering; [`Requested`], [`Responder`] |
+//! | `network.rs` | lost peers, bans, the address book; what outlives the node |
+//! | `dht.rs` | [`Dht`]: [`Node::dht`] |
 //! | `launch.rs` | the actors: spawned, told to listen, asked and stopped |
+//! | `warden.rs` | what becomes of a node a part of which has failed |
 //! | `reachable.rs` | where other machines may reach a node |
 //! | `events.rs` | [`NodeEvent`], [`Events`] |
 //! | `pending.rs` | answers that come later: [`Pending`], [`Sent`], [`Broadcast`] |
+//! | `mdns.rs` | the local network; [`Mdns`] |
+//! | `discovery.rs` | what was found, on its way to who decides whom to dial |
 //! | `info.rs`, `error.rs` | what is told, and what can go wrong |
 
 mod builder;
+mod dht;
+mod discovery;
 mod dispatch;
 mod error;
 mod events;
 mod handlers;
 mod info;
+mod json;
 mod launch;
+mod mdns;
+mod network;
 mod outgoing;
 mod pending;
 mod reachable;
+mod requests;
+mod run;
 #[cfg(test)]
 mod tests;
+mod warden;
 mod wiring;
 
 use std::fmt;
@@ -42,22 +58,41 @@ use std::time::Duration;
 
 use mischief_actors::connection::endpoint::parse_addr;
 use mischief_actors::connection::{Kind, SendError};
+use mischief_actors::dht::actor::DhtActor;
 use mischief_actors::identity::{PeerId, PeerIdPrefix};
 use mischief_reactor::io::doorbell::Descriptor;
-use mischief_reactor::{Handle, Runtime, Signal};
+use mischief_reactor::{Address, Handle, Runtime, Signal};
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use builder::{Limits, NAME_BYTES_MAX, NodeBuilder};
+pub use dht::{
+    DHT_DEADLINE, Dht, DhtError, DhtMutable, DhtOptions, DhtPut, DhtSample, DhtScrape, Finding,
+    discovery_hash,
+};
 pub use dispatch::Callbacks;
 pub use error::{ConnectError, FindError, NodeError, StartError};
 pub use events::{EVENTS_QUEUE_DEFAULT, Events, NodeEvent};
 pub use handlers::{Guard, Registration};
 pub use info::{NodeStats, PeerInfo};
-pub use mischief_actors::peers::Direction;
+pub use json::JSON_DEPTH_MAX;
+pub use mdns::{MDNS_TYPE_DEFAULT, Mdns};
+pub use mischief_actors::discovery::{Candidate, Source};
+pub use mischief_actors::mdns::{
+    Found as MdnsFound, InterestId, MdnsError, MdnsEvent, MdnsFailure, MdnsStats, Service,
+    ServiceId, ServiceType, Txt, actor::MdnsReport,
+};
+pub use mischief_actors::messages::{RequestError, RequestLimits};
+pub use mischief_actors::peers::actor::UpkeepError;
+pub use mischief_actors::peers::{
+    BookEntry, Direction, Found, GaveUp, Group, Notice, ParseSubnetError, ReconnectPolicy, Subnet,
+    Target, Waiting, Waits,
+};
 pub use outgoing::Outgoing;
-pub use pending::{Broadcast, Connecting, Delivered, Pending, Sent};
+pub use pending::{Broadcast, Connecting, Delivered, Each, EachResult, Pending, Sent};
+pub use requests::{BadBody, Body, Refusal, Request, Requested, Responder};
 
 use dispatch::Hub;
 use wiring::{Backend, Kept};
@@ -110,7 +145,9 @@ impl fmt::Debug for WeakNode {
 pub(crate) struct Parts {
     pub(crate) id: PeerId,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) finder: Arc<discovery::Finder>,
+    pub(crate) mdns: Arc<mdns::Subsystem>,
     pub(crate) runtime: Option<Runtime>,
     pub(crate) kept: Kept,
 }
@@ -120,7 +157,11 @@ struct Core {
     /// Set once, at the end of the start.
     listen_addrs: OnceLock<Vec<SocketAddr>>,
     hub: Arc<Hub>,
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
+    finder: Arc<discovery::Finder>,
+    mdns: Arc<mdns::Subsystem>,
+    /// Set once, at the end of the start.
+    dht: OnceLock<Address<DhtActor>>,
     runtime: Mutex<Option<Runtime>>,
     kept: Mutex<Kept>,
     is_stopping: AtomicBool,
@@ -140,6 +181,9 @@ impl Node {
             listen_addrs: OnceLock::new(),
             hub: parts.hub,
             backend: parts.backend,
+            dht: OnceLock::new(),
+            finder: parts.finder,
+            mdns: parts.mdns,
             runtime: Mutex::new(parts.runtime),
             kept: Mutex::new(parts.kept),
             is_stopping: AtomicBool::new(false),
@@ -164,8 +208,34 @@ impl Node {
     }
 
     pub(crate) fn set_listen_addrs(&self, addrs: Vec<SocketAddr>) {
+        self.0.mdns.set_listen_addrs(&addrs);
         let is_new = self.0.listen_addrs.set(addrs).is_ok();
         assert!(is_new, "a node starts to listen once");
+    }
+
+    pub(crate) fn start_dht(
+        &self,
+        options: &DhtOptions,
+        protocol: &(String, String),
+        directory: Option<String>,
+    ) -> Result<(), StartError> {
+        let (hub, finder) = (self.hub(), self.0.finder.clone());
+        if options.discovery
+            && let Err(error) = finder.start()
+        {
+            log::warn!("nobody who is found in the DHT will be dialled: {error}");
+        }
+        let listen = self.listen_addrs();
+        let address = dht::launch(options, protocol, directory, listen, hub, finder)?;
+        self.0.backend.adopt(address.id());
+        let is_new = self.0.dht.set(address).is_ok();
+        assert!(is_new, "a node starts its DHT once");
+        Ok(())
+    }
+
+    /// The Mainline DHT, if [`NodeBuilder::dht`] asked for it; otherwise every call of it says so.
+    pub fn dht(&self) -> Dht {
+        Dht::new(self.hub(), self.0.dht.get().copied())
     }
 
     /// Where other machines may reach it: the addresses that it listens on, with `0.0.0.0` and `[::]` replaced by the
@@ -251,6 +321,18 @@ impl Node {
         Pending::asked(self.hub(), self.0.backend.trust(*peer))
     }
 
+    // ---- finding
+
+    /// Services on the local network, and this node among them.
+    pub fn mdns(&self) -> Mdns {
+        Mdns(self.0.mdns.clone())
+    }
+
+    /// Everybody who was found by any source, connected or not, with where and by whom.
+    pub fn found_peers(&self) -> Pending<Vec<Candidate>, NodeError> {
+        self.0.finder.candidates()
+    }
+
     // ---- sending
 
     /// Sends a JSON value under a type of 1 to 128 bytes. Messages to one peer arrive in the order in which they were
@@ -267,6 +349,16 @@ impl Node {
     /// Sends bytes.
     pub fn send_bytes(&self, peer: &PeerId, bytes: &[u8]) -> Sent {
         self.hub().send(peer, Kind::Bytes, "", bytes)
+    }
+
+    /// Sends a text under a type of up to 128 bytes.
+    pub fn send_text_as(&self, peer: &PeerId, kind: &str, text: &str) -> Sent {
+        self.hub().send(peer, Kind::Text, kind, text.as_bytes())
+    }
+
+    /// Sends bytes under a type of up to 128 bytes.
+    pub fn send_bytes_as(&self, peer: &PeerId, kind: &str, bytes: &[u8]) -> Sent {
+        self.hub().send(peer, Kind::Bytes, kind, bytes)
     }
 
     /// Sends bytes that are shared instead of copied; see [`Outgoing::send_shared`].
@@ -289,6 +381,27 @@ impl Node {
         self.hub().broadcast(Kind::Bytes, "", bytes)
     }
 
+    /// Sends a JSON value to each of these peers; to those that are not connected it fails. [`Broadcast::each`] tells the
+    /// fate for each of them.
+    pub fn send_to<T: Serialize + ?Sized>(
+        &self,
+        peers: &[PeerId],
+        kind: &str,
+        value: &T,
+    ) -> Broadcast {
+        self.hub().send_json_to(peers, kind, value)
+    }
+
+    /// Sends a text to each of these peers, as [`Node::send_to`] does.
+    pub fn send_text_to(&self, peers: &[PeerId], text: &str) -> Broadcast {
+        self.hub().send_to(peers, Kind::Text, "", text.as_bytes())
+    }
+
+    /// Sends bytes to each of these peers, as [`Node::send_to`] does.
+    pub fn send_bytes_to(&self, peers: &[PeerId], bytes: &[u8]) -> Broadcast {
+        self.hub().send_to(peers, Kind::Bytes, "", bytes)
+    }
+
     /// The way to one connected peer, for sending much.
     pub fn outgoing(&self, peer: &PeerId) -> Result<Outgoing, SendError> {
         let link = self.hub().link_to(peer)?;
@@ -297,7 +410,8 @@ impl Node {
 
     // ---- receiving
 
-    /// Calls `handler` with every JSON message of a type. Several handlers of one type are called in the order in which
+    /// Calls `handler` with every JSON message of a type. A message whose value would take more than a quarter of the node's
+    /// memory, or that is nested more than [`JSON_DEPTH_MAX`] deep, counts as malformed. Several handlers of one type are called in the order in which
     /// they were added. It stays until it is removed through what this returns.
     pub fn on(
         &self,
@@ -318,23 +432,103 @@ impl Node {
         self.registration(id)
     }
 
-    /// Removes all handlers of a type of JSON messages and tells how many there were.
-    pub fn off(&self, kind: &str) -> usize {
-        self.hub().handlers.remove_json(kind)
-    }
-
-    /// Calls `handler` with every text.
-    pub fn on_text(&self, handler: impl Fn(&PeerId, &str) + Send + Sync + 'static) -> Registration {
-        let id = self.hub().handlers.add_text(handler);
+    /// Calls `handler` with every JSON message of a type that has the shape of a `T`. Others of the type are counted as
+    /// malformed, unless another handler reads them.
+    pub fn on_typed<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, T) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_typed(kind, false, handler);
         self.registration(id)
     }
 
-    /// Calls `handler` with every message of bytes.
+    /// Calls `handler` with the next JSON message of a type that has the shape of a `T`, and then no more.
+    pub fn once_typed<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, T) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_typed(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with every text that was sent under a type.
+    pub fn on_text_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text_as(kind, false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next text that was sent under a type, and then no more.
+    pub fn once_text_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text_as(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with all bytes that were sent under a type.
+    pub fn on_bytes_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes_as(kind, false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next bytes that were sent under a type, and then no more.
+    pub fn once_bytes_as(
+        &self,
+        kind: &str,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes_as(kind, true, handler);
+        self.registration(id)
+    }
+
+    /// Removes all handlers of a type of messages and tells how many there were. Those that take every text, all bytes, or
+    /// everything stay, and so do those of requests.
+    pub fn off(&self, kind: &str) -> usize {
+        self.hub().handlers.remove_named(kind)
+    }
+
+    /// Calls `handler` with every text, under whatever type it was sent, after the handlers of the type.
+    pub fn on_text(&self, handler: impl Fn(&PeerId, &str) + Send + Sync + 'static) -> Registration {
+        let id = self.hub().handlers.add_text(false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next text, and then no more.
+    pub fn once_text(
+        &self,
+        handler: impl Fn(&PeerId, &str) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_text(true, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with every message of bytes, under whatever type it was sent, after the handlers of the type.
     pub fn on_bytes(
         &self,
         handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
     ) -> Registration {
-        let id = self.hub().handlers.add_bytes(handler);
+        let id = self.hub().handlers.add_bytes(false, handler);
+        self.registration(id)
+    }
+
+    /// Calls `handler` with the next message of bytes, and then no more.
+    pub fn once_bytes(
+        &self,
+        handler: impl Fn(&PeerId, &[u8]) + Send + Sync + 'static,
+    ) -> Registration {
+        let id = self.hub().handlers.add_bytes(true, handler);
         self.registration(id)
     }
 
@@ -388,7 +582,10 @@ impl Node {
     pub fn stats(&self) -> NodeStats {
         let hub = self.hub();
         let tally = hub.tally();
+        let (requests_open, requests_answering) = hub.desk.open();
         NodeStats {
+            requests_open,
+            requests_answering,
             peers: hub.roster.len(),
             handled: tally.handled,
             unhandled: tally.unhandled,
@@ -413,6 +610,10 @@ impl Node {
     fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
     }
+
+    fn backend(&self) -> &dyn Backend {
+        &*self.0.backend
+    }
 }
 
 impl Core {
@@ -426,6 +627,8 @@ impl Core {
                 .wait(&self.stopped, &mut has_stopped, Some(rest()))
                 .is_ok();
         }
+        self.mdns.end();
+        self.finder.stop();
         let closed = self.backend.stop(deadline).wait_for(rest());
         let mut in_time = matches!(closed, Ok(Ok(())));
         self.hub.close();

@@ -11,6 +11,7 @@ use mischief_actors::identity::PeerId;
 use serde::Serialize;
 
 use super::dispatch::Hub;
+use super::json::check_depth;
 use super::pending::{Broadcast, Pending, Sent};
 
 /// Memory for encoding that a thread keeps from one JSON message to the next.
@@ -87,11 +88,7 @@ impl Outgoing {
 
     /// Done when there is room in the queue.
     pub fn room(&self) -> Pending<(), SendError> {
-        match self.link.when_room(&self.hub.handle) {
-            Ok(None) => Pending::known(&self.hub, Ok(())),
-            Ok(Some(answer)) => Pending::asked(&self.hub, answer),
-            Err(error) => Pending::known(&self.hub, Err(error)),
-        }
+        room_on(&self.hub, &self.link)
     }
 
     /// Bytes of messages that the connection has not taken yet.
@@ -108,6 +105,15 @@ impl Outgoing {
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Outgoing({:?})", self.link)
+    }
+}
+
+/// Done when there is room in the queue of a link.
+pub(crate) fn room_on(hub: &Arc<Hub>, link: &Link) -> Pending<(), SendError> {
+    match link.when_room(&hub.handle) {
+        Ok(None) => Pending::known(hub, Ok(())),
+        Ok(Some(answer)) => Pending::asked(hub, answer),
+        Err(error) => Pending::known(hub, Err(error)),
     }
 }
 
@@ -171,13 +177,57 @@ impl Hub {
         Sent::new(self, fate)
     }
 
-    /// Sends a message to every connected peer. A large body is copied once for all of them.
+    /// Sends a message to every connected peer.
     pub(crate) fn broadcast(self: &Arc<Hub>, kind: Kind, name: &str, body: &[u8]) -> Broadcast {
         let links = self.roster.links();
-        let mut fates = Vec::with_capacity(links.len());
-        let is_shared = links.len() > 1 && body.len() > RECORD_BYTES_MAX;
+        let ways = links.into_iter().map(|link| (*link.peer(), Ok(link)));
+        self.send_to_all(ways.collect(), kind, name, body)
+    }
+
+    /// Sends a message to each of these peers.
+    pub(crate) fn send_to(
+        self: &Arc<Hub>,
+        peers: &[PeerId],
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Broadcast {
+        let ways = peers.iter().map(|peer| (*peer, self.link_to(peer)));
+        self.send_to_all(ways.collect(), kind, name, body)
+    }
+
+    /// Sends a JSON value to each of these peers.
+    pub(crate) fn send_json_to<T: Serialize + ?Sized>(
+        self: &Arc<Hub>,
+        peers: &[PeerId],
+        kind: &str,
+        value: &T,
+    ) -> Broadcast {
+        let sent = with_json(value, |body| {
+            Ok(self.send_to(peers, Kind::Json, kind, body))
+        });
+        sent.unwrap_or_else(|error| Broadcast::refused(self, error))
+    }
+
+    /// A large body is copied once for all of them.
+    fn send_to_all(
+        self: &Arc<Hub>,
+        ways: Vec<(PeerId, Result<Arc<Link>, SendError>)>,
+        kind: Kind,
+        name: &str,
+        body: &[u8],
+    ) -> Broadcast {
+        let mut fates = Vec::with_capacity(ways.len());
+        let is_shared = ways.len() > 1 && body.len() > RECORD_BYTES_MAX;
         let shared: Option<Arc<[u8]>> = is_shared.then(|| Arc::from(body));
-        for link in links {
+        for (peer, link) in ways {
+            let link = match link {
+                Ok(link) => link,
+                Err(error) => {
+                    fates.push((peer, connection::Sent::over(Err(error))));
+                    continue;
+                }
+            };
             let queued = match &shared {
                 Some(shared) => link.queue_shared(&self.handle, kind, name, shared),
                 None => queue(self, &link, kind, name, body),
@@ -186,7 +236,7 @@ impl Hub {
                 // The others would say the same.
                 return Broadcast::refused(self, error);
             }
-            fates.push(self.fate(link, queued));
+            fates.push((peer, self.fate(link, queued)));
         }
         Broadcast::new(self, fates)
     }
@@ -214,17 +264,32 @@ fn with_json<T: Serialize + ?Sized, R>(
     value: &T,
     run: impl FnOnce(&[u8]) -> Result<R, SendError>,
 ) -> Result<R, SendError> {
+    with_scratch(|scratch| {
+        write_json(scratch, value)?;
+        run(scratch)
+    })
+}
+
+/// Hands an empty buffer to `run`, whose memory the thread keeps.
+pub(crate) fn with_scratch<R>(run: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     // Taken out for the while: serializing is foreign code, which may itself send something.
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let result = match serde_json::to_writer(&mut scratch, value) {
-        Ok(()) => run(&scratch),
-        Err(error) => Err(SendError::BadValue(Arc::from(
-            io::Error::from(error).to_string(),
-        ))),
-    };
+    let result = run(&mut scratch);
     scratch.clear();
     scratch.shrink_to(SCRATCH_KEPT);
     SCRATCH.set(scratch);
     result
+}
+
+/// Appends a value as JSON, if its receiver will take it.
+pub(crate) fn write_json<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+) -> Result<(), SendError> {
+    let start = out.len();
+    let bad = |why: String| SendError::BadValue(Arc::from(why));
+    serde_json::to_writer(&mut *out, value)
+        .map_err(|error| bad(io::Error::from(error).to_string()))?;
+    check_depth(&out[start..]).map_err(|error| bad(error.to_string()))
 }

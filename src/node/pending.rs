@@ -204,34 +204,50 @@ pub struct Delivered {
     pub failed: usize,
 }
 
-/// The fate of a message to all peers: done when it is known for each of them.
+/// The fate of a message to several peers: done when it is known for each of them.
 #[must_use = "the messages are on their way, but whether they were sent only this tells"]
 pub struct Broadcast {
     hub: Arc<Hub>,
-    /// Those whose fate is open, the next to look at last.
-    open: Vec<connection::Sent>,
-    known: Delivered,
+    fates: Vec<(PeerId, Fate)>,
+    /// So many of them, from the front, are known.
+    known: usize,
     /// The message itself was refused: no peer was tried.
     refused: Option<SendError>,
 }
 
+enum Fate {
+    Open(connection::Sent),
+    Known(Result<(), SendError>),
+}
+
+impl Fate {
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
+        if let Fate::Open(sent) = self {
+            let Poll::Ready(result) = Pin::new(sent).poll(task) else {
+                return Poll::Pending;
+            };
+            *self = Fate::Known(result);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What has become of a message for each of the peers that it was for, in their order.
+pub type EachResult = Vec<(PeerId, Result<(), SendError>)>;
+
 impl Broadcast {
-    pub(crate) fn new(hub: &Arc<Hub>, fates: Vec<connection::Sent>) -> Broadcast {
-        let mut broadcast = Broadcast {
-            hub: hub.clone(),
-            open: fates,
-            known: Delivered::default(),
-            refused: None,
+    pub(crate) fn new(hub: &Arc<Hub>, fates: Vec<(PeerId, connection::Sent)>) -> Broadcast {
+        let fate = |sent: connection::Sent| match sent.try_result() {
+            Some(result) => Fate::Known(result),
+            None => Fate::Open(sent),
         };
-        let known = &mut broadcast.known;
-        broadcast.open.retain(|fate| match fate.try_result() {
-            None => true,
-            Some(result) => {
-                known.add(&result);
-                false
-            }
-        });
-        broadcast
+        let fates = fates.into_iter().map(|(peer, sent)| (peer, fate(sent)));
+        Broadcast {
+            hub: hub.clone(),
+            fates: fates.collect(),
+            known: 0,
+            refused: None,
+        }
     }
 
     pub(crate) fn refused(hub: &Arc<Hub>, error: SendError) -> Broadcast {
@@ -240,60 +256,73 @@ impl Broadcast {
         broadcast
     }
 
+    /// The fate for each peer instead of how many it reached.
+    pub fn each(self) -> Each {
+        Each(self)
+    }
+
     /// Waits until the fate is known for every peer. An error: the message itself is none that can be sent.
-    pub fn wait(self) -> Result<Delivered, SendError> {
-        self.wait_at_most(None)
+    pub fn wait(mut self) -> Result<Delivered, SendError> {
+        self.wait_at_most(None)?;
+        Ok(self.count())
     }
 
     /// Waits at most for `timeout`; those not known by then count as failed.
-    pub fn wait_for(self, timeout: Duration) -> Result<Delivered, SendError> {
-        self.wait_at_most(Some(timeout))
+    pub fn wait_for(mut self, timeout: Duration) -> Result<Delivered, SendError> {
+        self.wait_at_most(Some(timeout))?;
+        Ok(self.count())
     }
 
-    fn wait_at_most(mut self, timeout: Option<Duration>) -> Result<Delivered, SendError> {
+    fn wait_at_most(&mut self, timeout: Option<Duration>) -> Result<(), SendError> {
         let hub = self.hub.clone();
         match block_on(&hub, timeout, &mut |task| self.poll_all(task)) {
             Ok(result) => result,
-            Err(WaitError::TimedOut) => Ok(self.count_now()),
+            Err(WaitError::TimedOut) => {
+                self.look_once();
+                Ok(())
+            }
             Err(error) => Err(as_send_error(error)),
         }
     }
 
-    /// What is known now; the rest counts as failed.
-    fn count_now(mut self) -> Delivered {
+    /// Some behind one that is not known may be known.
+    fn look_once(&mut self) {
         let mut task = TaskContext::from_waker(Waker::noop());
-        for mut fate in self.open {
-            match Pin::new(&mut fate).poll(&mut task) {
-                Poll::Ready(result) => self.known.add(&result),
-                Poll::Pending => self.known.failed += 1,
-            }
+        for (_, fate) in &mut self.fates {
+            let _ = fate.poll(&mut task);
         }
-        self.known
     }
 
-    fn poll_all(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Delivered, SendError>> {
+    /// What is known; the rest counts as failed.
+    fn count(&self) -> Delivered {
+        let is_sent = |(_, fate): &&(PeerId, Fate)| matches!(fate, Fate::Known(Ok(())));
+        let sent = self.fates.iter().filter(is_sent).count();
+        Delivered {
+            sent,
+            failed: self.fates.len() - sent,
+        }
+    }
+
+    fn take_each(&mut self) -> EachResult {
+        let result = |fate| match fate {
+            Fate::Known(result) => result,
+            Fate::Open(_) => Err(SendError::TimedOut),
+        };
+        let fates = std::mem::take(&mut self.fates).into_iter();
+        fates.map(|(peer, fate)| (peer, result(fate))).collect()
+    }
+
+    fn poll_all(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), SendError>> {
         if let Some(error) = self.refused.take() {
             return Poll::Ready(Err(error));
         }
-        while let Some(fate) = self.open.last_mut() {
-            match Pin::new(fate).poll(task) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => {
-                    self.known.add(&result);
-                    self.open.pop();
-                }
+        while let Some((_, fate)) = self.fates.get_mut(self.known) {
+            if fate.poll(task).is_pending() {
+                return Poll::Pending;
             }
+            self.known += 1;
         }
-        Poll::Ready(Ok(self.known))
-    }
-}
-
-impl Delivered {
-    fn add(&mut self, result: &Result<(), SendError>) {
-        match result {
-            Ok(()) => self.sent += 1,
-            Err(_) => self.failed += 1,
-        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -301,13 +330,43 @@ impl Future for Broadcast {
     type Output = Result<Delivered, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        self.poll_all(task)
+        let all = self.poll_all(task);
+        all.map(|result| result.map(|()| self.count()))
     }
 }
 
 impl fmt::Debug for Broadcast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Broadcast({:?}, {} open)", self.known, self.open.len())
+        let peers = self.fates.len();
+        write!(f, "Broadcast({} of {peers} peers known)", self.known)
+    }
+}
+
+/// The fate of a message to several peers, for each of them; made by [`Broadcast::each`].
+#[must_use = "the messages are on their way, but whether they were sent only this tells"]
+#[derive(Debug)]
+pub struct Each(Broadcast);
+
+impl Each {
+    /// Waits until the fate is known for every peer. An error: the message itself is none that can be sent.
+    pub fn wait(mut self) -> Result<EachResult, SendError> {
+        self.0.wait_at_most(None)?;
+        Ok(self.0.take_each())
+    }
+
+    /// Waits at most for `timeout`; those not known by then have [`SendError::TimedOut`].
+    pub fn wait_for(mut self, timeout: Duration) -> Result<EachResult, SendError> {
+        self.0.wait_at_most(Some(timeout))?;
+        Ok(self.0.take_each())
+    }
+}
+
+impl Future for Each {
+    type Output = Result<EachResult, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let all = self.0.poll_all(task);
+        all.map(|result| result.map(|()| self.0.take_each()))
     }
 }
 

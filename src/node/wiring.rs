@@ -8,8 +8,9 @@ use std::time::Duration;
 use mischief_actors::connection::dial::Endpoint;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::identity::PeerId;
-use mischief_actors::peers::Direction;
-use mischief_reactor::Answer;
+use mischief_actors::peers::actor::PeersActor;
+use mischief_actors::peers::{Direction, Notice};
+use mischief_reactor::{ActorId, Address, Answer};
 
 use super::dispatch::Hub;
 use super::error::{ConnectError, NodeError};
@@ -36,6 +37,14 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Accepts messages of up to 16 MiB from a peer, now and whenever it is connected.
     fn trust(&self, peer: PeerId) -> Answer<Result<(), NodeError>>;
+
+    /// Who keeps the node connected, to be asked about bans, lost peers and the address book.
+    fn peers(&self) -> Option<Address<PeersActor>>;
+
+    /// From now on this actor is stopped with the node.
+    fn adopt(&self, actor: ActorId) {
+        let _ = actor;
+    }
 
     /// Stops listening, closes every connection in good order, and answers when the last is gone; at the latest after
     /// `deadline`.
@@ -66,7 +75,13 @@ impl Hub {
 
     /// The peer is no longer in the roster, and its link is muted.
     pub(crate) fn disconnected(&self, peer: PeerId, reason: DisconnectReason) {
+        self.desk.peer_gone(peer);
         self.announce(NodeEvent::PeerDisconnected { peer, reason });
+    }
+
+    /// Something else has happened to the network around the node.
+    pub(crate) fn noticed(&self, notice: Notice) {
+        self.announce(NodeEvent::Network(notice));
     }
 }
 

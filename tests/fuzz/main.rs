@@ -5,7 +5,11 @@
 //! for each target; a failure prints the seed and the input.
 
 mod connection;
+mod dht;
 mod json_line;
+mod mdns;
+mod peers;
+mod requests;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -48,6 +52,51 @@ fn frames() {
 #[test]
 fn records() {
     run("records", connection::records, RUNS_SLOW);
+}
+
+#[test]
+fn requests() {
+    run("requests", requests::requests, RUNS);
+}
+
+#[test]
+fn peer_record() {
+    run("peer_record", peers::peer_record, RUNS);
+}
+
+#[test]
+fn exchange() {
+    run("exchange", peers::exchange, RUNS_SLOW);
+}
+
+#[test]
+fn peers_file() {
+    run("peers_file", peers::peers_file, RUNS_SLOW);
+}
+
+#[test]
+fn dht_bencode() {
+    run("dht_bencode", dht::dht_bencode, RUNS);
+}
+
+#[test]
+fn dht_message() {
+    run("dht_message", dht::dht_message, RUNS);
+}
+
+#[test]
+fn dht_sequence() {
+    run("dht_sequence", dht::dht_sequence, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packet() {
+    run("mdns_packet", mdns::mdns_packet, RUNS_SLOW);
+}
+
+#[test]
+fn mdns_packets() {
+    run("mdns_packets", mdns::mdns_packets, RUNS_SLOW);
 }
 
 /// `runs` is for a plain `cargo test`; the variable goes first.

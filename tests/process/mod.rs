@@ -68,10 +68,18 @@ impl Program {
         program
     }
 
-    /// `mischief node --json --ephemeral` with further arguments.
+    /// `mischief node --json --ephemeral --no-mdns` with further arguments: nodes of other tests must not connect to it.
     pub(crate) fn node(arguments: &[&str]) -> Program {
-        let fixed = ["node", "--json", "--ephemeral"];
-        Program::start(&[&fixed[..], arguments].concat())
+        let fixed = ["node", "--json", "--ephemeral", "--no-mdns"];
+        let mut arguments = [&fixed[..], arguments].concat();
+        if !arguments
+            .iter()
+            .any(|argument| argument.starts_with("--dht"))
+        {
+            // A test speaks to nobody outside.
+            arguments.push("--no-dht");
+        }
+        Program::start(&arguments)
     }
 
     pub(crate) fn read_stdout(&mut self) {
@@ -223,6 +231,19 @@ impl Program {
 
     fn errors_so_far(&self) -> Vec<String> {
         self.errors.try_iter().collect()
+    }
+
+    /// The next line of stderr that contains a text.
+    #[track_caller]
+    pub(crate) fn error_with(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.errors.recv_timeout(LONG) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line of stderr has {text:?}: {seen:#?}");
     }
 
     /// All of stderr, once it has ended.

@@ -8,7 +8,7 @@ use mischief_actors::connection::actor::{Common, Dialler, Listener, ListenerMess
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::{
-    Config, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
+    ChannelMessage, Config, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
 };
 use mischief_actors::peers::actor::{Observer, PeersActor, PeersMessage};
 use mischief_actors::peers::{Peers, PeersEvent, PeersLimits, Roster};
@@ -37,7 +37,7 @@ impl Watcher {
         let events = self.events.lock().unwrap();
         let reason = |event: &PeersEvent| match event {
             PeersEvent::Disconnected { reason, .. } => Some(reason.kind()),
-            PeersEvent::Connected { .. } => None,
+            PeersEvent::Connected { .. } | PeersEvent::SeenTwice { .. } => None,
         };
         events.iter().filter_map(reason).collect()
     }
@@ -64,7 +64,10 @@ impl Bare {
             Peers::with_roster(identity.peer_id(), PeersLimits::default(), roster.clone());
         let seen = Arc::new(Watcher::default());
         let observer = seen.clone();
-        let peers = handle.spawn(0, move || Child::once(PeersActor::new(machine, observer)));
+        let own = identity.clone();
+        let peers = handle.spawn(0, move || {
+            Child::once(PeersActor::bare(machine, own, observer))
+        });
         let peers = peers.expect("there is room for an actor");
         let protocol = ProtocolHash::new("sim", "1.0").expect("it is short");
         let config = Config::new(identity, StaticKey::from_secret(&[3; 32]), protocol);
@@ -196,6 +199,10 @@ impl Deliver for Hoarding {
         self.put(link, 1, message.message().credit as usize);
     }
 
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) {
+        self.put(link, 1, message.credit as usize);
+    }
+
     fn failed(&self, _: &str) {}
 }
 
@@ -210,6 +217,8 @@ impl Deliver for Poisoned {
     }
 
     fn large(&self, _: &Arc<Link>, _: LargeMessage) {}
+
+    fn channel(&self, _: &Arc<Link>, _: ChannelMessage<'_>) {}
 
     fn failed(&self, _: &str) {}
 }

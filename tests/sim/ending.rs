@@ -31,10 +31,13 @@ fn a_connection_that_ended_meanwhile_is_told_by_its_own_reason() {
     let runtime = world.node(&[ip("10.0.0.1")]).start(1, Limits::default());
     let runtime = runtime.expect("a machine starts");
     let handle = runtime.handle();
-    let machine = Peers::new(identity(1).peer_id(), PeersLimits::default());
+    let own = Arc::new(identity(1));
+    let machine = Peers::new(own.peer_id(), PeersLimits::default());
     let seen = Arc::new(Watcher::default());
     let observer = seen.clone();
-    let peers = handle.spawn(0, move || Child::once(PeersActor::new(machine, observer)));
+    let peers = handle.spawn(0, move || {
+        Child::once(PeersActor::bare(machine, own, observer))
+    });
     let peers = peers.expect("there is room for an actor");
     let gone = handle
         .spawn(0, || Child::once(Nobody))

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mischief::{Connecting, Identity, Node, NodeBuilder, NodeEvent, PeerId};
+use mischief::{Connecting, Identity, Node, NodeBuilder, NodeEvent, PeerId, ReconnectPolicy};
 use mischief_reactor::io::driver::ListenOptions;
 use mischief_reactor::sim::{LinkOptions, Prng, SimNode, SimRuntime, SimWorld};
 use mischief_reactor::{
@@ -66,6 +66,8 @@ pub(crate) fn builder(runtime: &SimRuntime) -> NodeBuilder {
         .runtime(&runtime.handle())
         .listen(format!("0.0.0.0:{PORT}"))
         .protocol("sim", "1.0")
+        // What a connection does is to be seen without a second one that comes by itself.
+        .reconnect(ReconnectPolicy::off())
 }
 
 impl Machine {

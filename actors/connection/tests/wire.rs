@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::messages::{CHANNEL, FailureCode, RequestId, RequestMessage};
 
 fn path(inside: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -77,11 +78,39 @@ fn body_value(body: &[u8]) -> Value {
     json!({"bytes": body.len(), "sha256": hex(digest.as_ref())})
 }
 
+/// What is said about requests, on their channel.
+fn request_value(body: &[u8]) -> Value {
+    let kind_name = |kind: Kind| format!("{kind:?}").to_lowercase();
+    match RequestMessage::decode(body).unwrap() {
+        RequestMessage::Request {
+            id,
+            timeout_ms,
+            kind,
+            name,
+            body,
+        } => json!({
+            "request": id.0,
+            "timeout_ms": timeout_ms,
+            "name": name,
+            "kind": kind_name(kind),
+            "body": body_value(body),
+        }),
+        RequestMessage::Reply { id, kind, body } => {
+            json!({"reply": id.0, "kind": kind_name(kind), "body": body_value(body)})
+        }
+        RequestMessage::Failure { id, code, reason } => {
+            json!({"failure": id.0, "code": code.number(), "reason": reason})
+        }
+        RequestMessage::Cancel { id } => json!({"cancel": id.0}),
+    }
+}
+
 fn received(side: &Side) -> Vec<Value> {
     let value = |received: &Received| match received {
         Received::Message(kind, name, body) => {
             json!({"message": format!("{kind:?}").to_lowercase(), "name": name, "body": body_value(body)})
         }
+        Received::Channel(Class::Application, CHANNEL, body) => request_value(body),
         Received::Channel(class, channel, body) => {
             json!({"channel": channel, "class": format!("{class:?}").to_lowercase(), "body": body_value(body)})
         }
@@ -198,6 +227,60 @@ fn conversation(vector: &str, aes: bool, network_key: Option<[u8; 32]>, has_larg
     value(vector, network_key, &pair)
 }
 
+/// Requests of both sides, with each of their outcomes.
+fn requests(vector: &str) -> Value {
+    let mut pair = pair(vector, |_, _| {});
+    pair.run();
+    let large: Vec<u8> = (0..20_000u32).map(|index| (index % 241) as u8).collect();
+    let request = |id, kind, name, body| RequestMessage::Request {
+        id: RequestId(id),
+        timeout_ms: 30_000,
+        kind,
+        name,
+        body,
+    };
+    let reply = |id, kind, body| RequestMessage::Reply {
+        id: RequestId(id),
+        kind,
+        body,
+    };
+    let failure = |id, code, reason| RequestMessage::Failure {
+        id: RequestId(id),
+        code,
+        reason,
+    };
+    let asked = [
+        request(0, Kind::Json, "sum", b"[1,2]"),
+        request(1, Kind::Text, "größer", "grüß dich".as_bytes()),
+        request(0xdead_beef, Kind::Bytes, "digest", &large),
+        RequestMessage::Cancel { id: RequestId(1) },
+        failure(0, FailureCode::NoHandler, ""),
+    ];
+    let answered = [
+        request(0, Kind::Json, "who", b"null"),
+        reply(0, Kind::Json, b"3"),
+        failure(1, FailureCode::Refused, "zu groß"),
+        reply(0xdead_beef, Kind::Bytes, &[]),
+    ];
+    for message in asked {
+        say(&mut pair.dialler.connection, &message);
+    }
+    for message in answered {
+        say(&mut pair.responder.connection, &message);
+    }
+    pair.run();
+    assert_eq!(pair.responder.inbox.received.len(), asked.len());
+    assert_eq!(pair.dialler.inbox.received.len(), answered.len());
+    value(vector, None, &pair)
+}
+
+fn say(connection: &mut Connection, message: &RequestMessage<'_>) {
+    let mut body = Vec::new();
+    message.encode(&mut body);
+    let queued = connection.send_channel(Class::Application, CHANNEL, &body);
+    queued.unwrap();
+}
+
 fn refusal(vector: &str, keys: [Option<[u8; 32]>; 2], change: impl Fn(&mut Config, Role)) -> Value {
     let mut pair = pair(vector, |config, role| {
         let key = keys[usize::from(role == Role::Responder)];
@@ -233,6 +316,7 @@ fn vectors() -> Value {
             conversation("chachapoly", false, None, true),
             conversation("aes", true, None, false),
             conversation("private network", false, key, false),
+            requests("requests"),
             refusal("another wire version", [None, None], newer),
             refusal("another protocol", [None, None], other),
             refusal("a key that the responder lacks", [key, None], |_, _| {}),
@@ -297,7 +381,7 @@ fn an_independent_decoder_reads_the_vectors() {
     let Some((holds, said)) = decode(&committed()) else {
         return;
     };
-    assert!(holds && said.ends_with("9 vectors hold\n"), "{said:?}");
+    assert!(holds && said.ends_with("10 vectors hold\n"), "{said:?}");
 }
 
 #[test]

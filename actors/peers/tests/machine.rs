@@ -176,6 +176,9 @@ fn a_dial_goes_from_order_to_event() {
     let disconnected = PeersEvent::Disconnected {
         peer,
         id: id(1),
+        addr: introduction(1).addr,
+        direction: Direction::Outbound,
+        since: node.now,
         reason,
     };
     assert_eq!(node.events(), [disconnected]);
@@ -732,6 +735,7 @@ impl Promises {
                 PeersEvent::Disconnected { peer, id, .. } => {
                     assert_eq!(self.open.remove(&id), Some(peer), "seed {seed}");
                 }
+                PeersEvent::SeenTwice { .. } => {}
             }
         }
         while let Some(answer) = node.peers.poll_answer() {

@@ -638,6 +638,7 @@ impl World {
             match event {
                 PeersEvent::Connected { .. } => seen.connected += 1,
                 PeersEvent::Disconnected { .. } => seen.disconnected += 1,
+                PeersEvent::SeenTwice { .. } => {}
             }
             let open = seen.connected - seen.disconnected;
             assert!(

@@ -9,7 +9,8 @@ use mischief_actors::connection::actor::{Common, Dialler, Listener, ListenerMess
 use mischief_actors::connection::admission::Admission;
 use mischief_actors::connection::dial::DialConfig;
 use mischief_actors::connection::{
-    Config, ConnectionTiming, Deliver, LargeMessage, Link, ProtocolHash, Records, StaticKey,
+    ChannelMessage, Config, ConnectionTiming, Deliver, LargeMessage, Link, ProtocolHash, Records,
+    StaticKey,
 };
 use mischief_actors::peers::actor::{Observer, PeersActor, PeersMessage};
 use mischief_actors::peers::{Peers, PeersEvent, PeersLimits, Roster};
@@ -65,7 +66,7 @@ impl Bare {
         let limits = PeersLimits::default();
         let peers = Peers::with_roster(identity.peer_id(), limits, roster.clone());
         let observer = hoard.clone();
-        let peers = spawn(&handle, PeersActor::new(peers, observer))?;
+        let peers = spawn(&handle, PeersActor::bare(peers, identity.clone(), observer))?;
         let protocol = ProtocolHash::new("swarm", "1.0").ok_or("the protocol's name is short")?;
         let reassembly = ByteBudget::new(setup.reassembly_bytes_max);
         let mut config = Config::new(identity, StaticKey::from_secret(&[3; 32]), protocol);
@@ -242,6 +243,11 @@ impl Deliver for Hoard {
         let head = message.message().body;
         let head = head[..head.len().min(12)].to_vec();
         self.put(link, &head, Owed::Large(message));
+    }
+
+    fn channel(&self, link: &Arc<Link>, message: ChannelMessage<'_>) {
+        let owed = Owed::Records(message.credit as usize);
+        self.put(link, message.body, owed);
     }
 
     fn failed(&self, message: &str) {

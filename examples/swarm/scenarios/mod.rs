@@ -1,14 +1,18 @@
 //! What the swarm runs: whole nodes, or their actors, on simulated machines. `cargo test --test swarm` runs the small
 //! ones too.
 
+mod asking;
 mod bare;
+mod dht;
 mod dials;
 mod disk;
 mod flow;
 mod hostile;
 mod mesh;
 mod party;
+mod poison;
 mod reading;
+mod reconnection;
 mod reunion;
 mod sabotage;
 mod scale;
@@ -28,6 +32,10 @@ pub(crate) fn small() -> Vec<Box<dyn Scenario>> {
         Box::new(disk::Disks::SMALL),
         Box::new(reading::Reading::SMALL),
         Box::new(reunion::Reunion),
+        Box::new(asking::Asking::SMALL),
+        Box::new(reconnection::Reconnection::SMALL),
+        Box::new(poison::Poison::SMALL),
+        Box::new(dht::Dht::SMALL),
     ]
 }
 
@@ -38,5 +46,10 @@ pub(crate) fn large() -> Vec<Box<dyn Scenario>> {
         Box::new(mesh::Mesh::LARGE),
         Box::new(hostile::Hostile::LARGE),
         Box::new(scale::Scale::LARGE),
+        Box::new(asking::Asking::LARGE),
+        Box::new(reconnection::Reconnection::LARGE),
+        Box::new(poison::Poison::LARGE),
+        Box::new(dht::Dht::LARGE),
+        Box::new(dht::Eclipse),
     ]
 }

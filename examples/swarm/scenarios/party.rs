@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mischief::{Connecting, Node, NodeBuilder, NodeEvent, Outgoing, PeerId, SendError, WeakNode};
+use mischief::{
+    Connecting, Node, NodeBuilder, NodeEvent, Outgoing, PeerId, ReconnectPolicy, SendError,
+    WeakNode,
+};
 use mischief_reactor::sim::swarm::{Program, Stage};
 use mischief_reactor::sim::{SimNode, SimRuntime};
 use mischief_reactor::{Limits, Snapshot};
@@ -307,6 +310,8 @@ fn start(
         .data_dir("/data")
         .listen(format!("0.0.0.0:{PORT}"))
         .protocol("swarm", "1.0")
+        // These scenarios dial by themselves; `reconnection.rs` looks at what a node does.
+        .reconnect(ReconnectPolicy::off())
         .on_start(move |node| {
             lock(&shared).node = Some(node.downgrade());
             node.on_event(move |event| lock(&events).on_event(event));

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use mischief::{ParsePeerIdError, PeerId, parse_addr, parse_listen_addr};
+use mischief::{
+    MdnsError, ParsePeerIdError, PeerId, Service, ServiceType, Txt, parse_addr, parse_listen_addr,
+};
 
 /// The longest name of a protocol, of its version, or of a node, in bytes.
 const NAME_LEN_MAX: usize = 64;
@@ -17,6 +19,7 @@ Examples:
   mischief node                            run a node; it says how to reach it
   mischief node --connect 192.0.2.7:9000   run a node that connects to that one
   mischief id                              show who this machine's node is
+  mischief mdns browse _rats._tcp          see the nodes on this network
 
 Exit codes:
   0  all went well        3  the peer could not be reached
@@ -55,6 +58,10 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Show the node's identity, and create it if there is none
     Id(IdArgs),
+    /// Use the BitTorrent DHT: find and announce peers, get and put small items
+    Dht(crate::dht::DhtArgs),
+    /// Look for services on the local network, or register one (multicast DNS)
+    Mdns(MdnsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +101,10 @@ pub(crate) struct NodeArgs {
     /// Join the private network whose key is in this file (64 hexadecimal digits)
     #[arg(long, value_name = "FILE")]
     pub(crate) network_key_file: Option<PathBuf>,
+
+    /// Do not ask peers for other nodes, and do not tell them of any
+    #[arg(long)]
+    pub(crate) no_exchange: bool,
 
     /// Do not look for nodes on the local network
     #[arg(long)]
@@ -140,6 +151,62 @@ pub(crate) struct IdArgs {
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MdnsArgs {
+    /// `browse [TYPE]`, or `register TYPE INSTANCE PORT [KEY=VALUE]...`
+    #[arg(value_name = "ACTION", required = true)]
+    words: Vec<String>,
+
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u32>,
+
+    /// Print the events of the JSON interface
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What [`MdnsArgs`] ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum MdnsAction {
+    /// Show services of a type, or the types that there are.
+    Browse(Option<ServiceType>),
+    /// Announce a service.
+    Register(Service),
+}
+
+impl MdnsArgs {
+    /// What is asked for, or what is wrong with it. By hand: two subcommands of the parser are 30 KB of code.
+    pub(crate) fn action(&self) -> Result<MdnsAction, String> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let read = |text: &str| -> Result<ServiceType, String> {
+            text.parse().map_err(|error: MdnsError| error.to_string())
+        };
+        match words[..] {
+            ["browse"] => Ok(MdnsAction::Browse(None)),
+            ["browse", service_type] => {
+                read(service_type).map(|kind| MdnsAction::Browse(Some(kind)))
+            }
+            ["register", service_type, instance, port, ref txt @ ..] => {
+                let entries = txt.iter().map(|entry| match entry.split_once('=') {
+                    Some((key, value)) => (key, Some(value.as_bytes())),
+                    None => (*entry, None),
+                });
+                Ok(MdnsAction::Register(Service {
+                    instance: instance.to_owned(),
+                    service_type: read(service_type)?,
+                    port: port.parse().map_err(|_| format!("{port:?} is no port"))?,
+                    txt: Txt::new(entries).map_err(|error| error.to_string())?,
+                }))
+            }
+            _ => Err(
+                "what to do is `browse [TYPE]` or `register TYPE INSTANCE PORT [KEY=VALUE]...`"
+                    .into(),
+            ),
+        }
+    }
 }
 
 impl Cli {
@@ -290,6 +357,40 @@ mod tests {
         assert_eq!((node.max_peers, node.cores), (Some(500), Cores::Auto));
         assert_eq!((node.dht_port.map(u16::from), node.verbose), (Some(7), 2));
         assert!(node.json && node.exit_on_eof && node.no_mdns && !node.no_dht);
+    }
+
+    #[test]
+    fn services_are_browsed_and_registered() {
+        let parse = |line: &str| {
+            let words = ["mischief", "mdns"].into_iter().chain(line.split(' '));
+            match Cli::try_parse_from(words).expect("it has words").command {
+                Command::Mdns(mdns) => mdns,
+                other => panic!("{other:?} is not about services"),
+            }
+        };
+        let browse = parse("browse _http._tcp --for 3 --json");
+        let kind: ServiceType = "_http._tcp".parse().expect("it is a type");
+        assert_eq!(browse.action(), Ok(MdnsAction::Browse(Some(kind.clone()))));
+        assert_eq!((browse.seconds, browse.json), (Some(3), true));
+        assert_eq!(parse("browse").action(), Ok(MdnsAction::Browse(None)));
+        let service = Service {
+            instance: "Attic".into(),
+            service_type: kind,
+            port: 8080,
+            txt: Txt::new([("a", Some(&b"b"[..])), ("c", None)]).expect("it is small"),
+        };
+        let register = parse("register _http._tcp Attic 8080 a=b c");
+        assert_eq!(register.action(), Ok(MdnsAction::Register(service)));
+        for wrong in [
+            "browse http",
+            "browse _a._tcp x",
+            "register _http._tcp Attic",
+            "register _http._tcp A x",
+            "look",
+        ] {
+            assert!(parse(wrong).action().is_err(), "{wrong}");
+        }
+        assert!(Cli::try_parse_from(["mischief", "mdns"]).is_err());
     }
 
     #[test]

@@ -5,13 +5,16 @@
 mod args;
 mod console;
 mod demo;
+mod dht;
 mod failure;
 mod id;
 mod json;
 mod logger;
+mod mdns;
 mod node;
 mod output;
 mod pending;
+mod requests;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Id(args) => id::run(&args),
+        Command::Dht(args) => dht::run(&args),
+        Command::Mdns(args) => mdns::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use mischief::json::{ErrorKind, RequestError};
 use mischief::network_key::NetworkKey;
-use mischief::{Connecting, FindError, Limits, Node, NodeBuilder, PeerId, PeerIdPrefix, data_dir};
+use mischief::{
+    Connecting, DhtOptions, FindError, Limits, Node, NodeBuilder, NodeEvent, PeerId, PeerIdPrefix,
+    data_dir,
+};
 use mischief_reactor::io::signals::{Signal, Termination};
 use mischief_reactor::io::{SystemDisk, release_code};
 
@@ -43,6 +46,8 @@ pub(crate) enum Cause {
     OutputClosed,
     /// A command asks for it.
     Asked,
+    /// A part of the node has failed, and it has ended by itself.
+    Failed,
 }
 
 impl Cause {
@@ -53,6 +58,7 @@ impl Cause {
             Cause::InputEnded => "end of input",
             Cause::OutputClosed => "output closed",
             Cause::Asked => "shutdown",
+            Cause::Failed => "failure",
         }
     }
 }
@@ -119,7 +125,16 @@ pub(crate) fn run(args: &NodeArgs) -> Result<(), Failure> {
     let output = Output::start(io::stdout(), front.lost_line, on_closed).map_err(Failure::new)?;
     output.hold();
     let (prepare, to_output) = (front.prepare, output.clone());
-    let builder = builder(args)?.on_start(move |node| prepare(node, &to_output));
+    let failed = causes.clone();
+    let builder = builder(args)?.on_start(move |node| {
+        prepare(node, &to_output);
+        node.on_event(move |event| {
+            if matches!(event, NodeEvent::Stopped) {
+                // Nobody listens when the program ends the node.
+                let _ = failed.send(Cause::Failed);
+            }
+        });
+    });
     let node = builder.start().map_err(Failure::new)?;
     output.begin(&(front.introduce)(&node, args));
     let session = Session {
@@ -153,12 +168,13 @@ fn end(session: &Session, front: &Front, cause: Cause) -> Result<(), Failure> {
     let failure = session.failure.lock().take();
     match (cause, failure) {
         (Cause::InputEnded, Some(failure)) => Err(failure),
+        (Cause::Failed, _) => Err(Failure::new("a part of the node has failed")),
         _ => Ok(()),
     }
 }
 
 /// The first signal asks for the end, the second one does not wait for it.
-fn watch_signals(causes: mpsc::Sender<Cause>) -> Result<(), Failure> {
+pub(crate) fn watch_signals(causes: mpsc::Sender<Cause>) -> Result<(), Failure> {
     let mut signals = Termination::catch().map_err(Failure::new)?;
     let watch = move || {
         let signal = signals.wait();
@@ -192,11 +208,19 @@ fn builder(args: &NodeArgs) -> Result<NodeBuilder, Failure> {
     for addr in &args.listen {
         builder = builder.listen_addr(*addr);
     }
+    builder = builder.mdns(!args.no_mdns);
     if let Some(name) = &args.name {
         builder = builder.name(name);
     }
     if let Some(max) = args.max_peers {
         builder = builder.max_peers(max);
+    }
+    builder = builder.exchange(!args.no_exchange);
+    if !args.no_dht {
+        let mut options = DhtOptions::default();
+        options.bootstrap.clone_from(&args.dht_bootstrap);
+        options.port = args.dht_port.map(u16::from);
+        builder = builder.dht(options);
     }
     if let Some(path) = &args.network_key_file {
         let key = NetworkKey::load(&SystemDisk, utf8(path)?).map_err(Failure::new)?;

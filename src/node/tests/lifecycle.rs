@@ -1,6 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::node::warden;
 
 #[test]
 fn stopping_calls_back_with_everything_that_was_received() {
@@ -152,4 +153,33 @@ fn settings_that_cannot_be_are_told_before_anything_starts() {
     refused(Node::builder().name("a\u{1b}b"), "name");
     refused(Node::builder().name("x".repeat(65)), "name");
     refused(Node::builder().cores(0), "cores");
+}
+
+struct Fragile;
+
+impl Actor for Fragile {
+    type Message = ();
+
+    fn handle(&mut self, (): (), _: &mut Context<'_, Self>) -> Result<(), Failure> {
+        panic!("by the test")
+    }
+}
+
+#[test]
+fn a_node_ends_when_a_part_of_it_has_failed() {
+    let fixture = Fixture::new(Callbacks::Thread);
+    let mut events = fixture.node.events();
+    let handle = &fixture.hub.handle;
+    let fragile = handle.spawn(0, || Child::once(Fragile)).unwrap();
+    let sound = handle.spawn(0, || Child::once(Fragile)).unwrap();
+    let vital = vec![sound.id(), fragile.id()];
+    warden::watch(handle, fixture.node.downgrade(), vital).unwrap();
+    // That a part ends in good order is no failure.
+    handle.stop(sound.id());
+    handle.try_send(&fragile, ()).unwrap();
+    match events.next() {
+        Some(NodeEvent::Error { message }) => assert!(message.contains("by the test"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(events.next(), Some(NodeEvent::Stopped));
 }

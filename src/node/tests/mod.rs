@@ -6,6 +6,7 @@ mod events;
 mod handlers;
 mod lifecycle;
 mod pumping;
+mod requests;
 mod sending;
 
 use std::net::SocketAddr;
@@ -16,11 +17,13 @@ use std::time::Duration;
 use mischief_actors::connection::reason::DisconnectReason;
 use mischief_actors::connection::{Deliver, Encoded, Kind, Link, Links, Records};
 use mischief_actors::identity::PeerId;
+use mischief_actors::messages::RequestLimits;
+use mischief_actors::peers::actor::PeersActor;
 use mischief_actors::peers::{Introduction, Peers, PeersLimits, Suite};
 use mischief_reactor::io::memory::MemoryKind;
 use mischief_reactor::{
-    Actor, ActorId, Answer, Child, Context, Event, Failure, Handle, Instant, OneShot, Reply,
-    Runtime,
+    Actor, ActorId, Address, Answer, Child, Context, Event, Failure, Handle, Instant, OneShot,
+    Reply, Runtime,
 };
 
 use super::dispatch::Hub;
@@ -48,16 +51,21 @@ impl Fixture {
     pub(super) fn new(callbacks: Callbacks) -> Fixture {
         let runtime = Runtime::builder().start().unwrap();
         let handle = runtime.handle();
-        let hub = Hub::new(handle.clone(), callbacks);
+        let hub = Hub::new(handle.clone(), callbacks, RequestLimits::default());
         let limits = PeersLimits::with_peers_max(1000);
         let peers = Peers::with_roster(peer(255), limits, hub.roster.clone());
         let (poked, pokes) = mpsc::channel();
         let (asks, asked) = mpsc::channel();
-        let backend = Box::new(Played {
+        let backend = Arc::new(Played {
             handle,
             asks: Mutex::new(asks),
         });
+        let settings = builder::default_settings();
+        let finder = Arc::new(discovery::Finder::new(peer(0), 1000, hub.clone()));
+        let mdns = mdns::Subsystem::new(&settings, peer(0), &hub, finder.clone()).unwrap();
         let node = Node::assemble(Parts {
+            finder,
+            mdns: Arc::new(mdns),
             id: peer(0),
             hub: hub.clone(),
             backend,
@@ -290,6 +298,10 @@ impl Backend for Played {
 
     fn trust(&self, peer: PeerId) -> Answer<Result<(), NodeError>> {
         self.ask(|reply| Asked::Trust(peer, reply))
+    }
+
+    fn peers(&self) -> Option<Address<PeersActor>> {
+        None
     }
 
     fn stop(&self, _: Duration) -> Answer<Result<(), NodeError>> {

@@ -1,5 +1,7 @@
 //! The front for people: typed lines go out, what peers say and what happens comes in.
 
+mod network;
+mod requests;
 mod text;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,9 @@ use crate::failure::Failure;
 use crate::logger;
 use crate::node::{self, Cause, Front, Session};
 use crate::output::Output;
+use crate::pending::Pending;
+use crate::requests::Desk;
+use requests::{Teller, say_error};
 use text::{HELP, Style, Typed, bytes, peer_label, quoted, table, understand};
 
 /// The longest value of a peer that is shown whole, in characters.
@@ -142,6 +147,7 @@ fn notice_of(event: &NodeEvent, labels: &Labels) -> Option<String> {
             labels.lock().remove(peer);
             format!("{label} is gone: {reason}")
         }
+        NodeEvent::Network(notice) => notice.to_string(),
         NodeEvent::Error { message } => {
             logger::say("warning", message);
             return None;
@@ -155,6 +161,8 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
     let console = Console {
         session: session.clone(),
         style: style(),
+        requests: Desk::new(Teller::new(session)),
+        pending: Arc::new(Pending::default()),
     };
     let is_typed = io::stdin().is_terminal();
     let ends_at_eof = args.exit_on_eof || is_typed;
@@ -175,6 +183,8 @@ fn start(session: &Session, args: &NodeArgs) -> Result<(), Failure> {
 struct Console {
     session: Session,
     style: Style,
+    requests: Desk<Teller>,
+    pending: Arc<Pending>,
 }
 
 impl Console {
@@ -215,6 +225,14 @@ impl Console {
             Typed::Peers => self.list_peers(),
             Typed::Connect(addr) => self.connect(addr),
             Typed::Disconnect(peer) => self.disconnect(peer),
+            Typed::Request { peer, kind, data } => self.request(peer, kind, data),
+            Typed::Handle(kind) => self.handle(kind),
+            Typed::Unhandle(kind) => say_error(self.requests.unhandle(kind)),
+            Typed::Reply(number, data) => {
+                say_error(self.reply(number, data));
+            }
+            Typed::Refuse(number, reason) => say_error(self.requests.refuse(number, reason)),
+            Typed::Network(typed) => self.act_on_network(typed),
             Typed::Id => self.print(&format!("{}\n", node.id())),
             Typed::Help => self.print(&format!("{HELP}\n")),
             Typed::Quit => self.session.end(Cause::Asked),

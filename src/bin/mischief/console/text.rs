@@ -12,6 +12,19 @@ Everything you type goes to all connected peers, except for these commands:
   /peers            who is connected
   /connect ADDR     connect to HOST:PORT
   /disconnect PEER  end a connection; PEER is an id or the beginning of one
+  /request PEER TYPE [JSON]
+                    ask a peer for something, with a value or without
+  /handle TYPE      take requests of a type; /unhandle TYPE takes them no more
+  /reply NUMBER [JSON]
+                    answer a request that was shown
+  /refuse NUMBER [REASON]
+                    refuse one
+  /peer PEER        everything about a connected peer
+  /protect PEER     keep a place for a peer and never give it up; /unprotect PEER undoes it
+  /ban WHOM [SECS]  refuse a PEER, or a range such as 192.0.2.0/24; /unban WHOM lifts it
+  /bans             who is banned
+  /queue            lost peers that will be dialled again; /clear-queue dials none of them
+  /book             all known peers; /forget PEER forgets one
   /id               this node's id
   /help             this list
   /quit             end the node
@@ -25,10 +38,82 @@ pub(crate) enum Typed<'a> {
     Peers,
     Connect(&'a str),
     Disconnect(&'a str),
+    Request {
+        peer: &'a str,
+        kind: &'a str,
+        data: &'a str,
+    },
+    Handle(&'a str),
+    Unhandle(&'a str),
+    Reply(u64, &'a str),
+    Refuse(u64, &'a str),
+    Network(NetworkTyped<'a>),
     Id,
     Help,
     Quit,
     Wrong(String),
+}
+
+/// What is typed about lost, banned, protected and known peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetworkTyped<'a> {
+    Peer(&'a str),
+    Protect(&'a str),
+    Unprotect(&'a str),
+    Ban(&'a str, Option<u64>),
+    Unban(&'a str),
+    Bans,
+    Queue,
+    ClearQueue,
+    Book,
+    Forget(&'a str),
+}
+
+/// Understands a command of [`NetworkTyped`]; `None` if it is another.
+fn understand_network<'a>(name: &str, argument: &'a str) -> Option<Typed<'a>> {
+    let with_peer: fn(&'a str) -> NetworkTyped<'a> = match name {
+        "peer" => NetworkTyped::Peer,
+        "protect" => NetworkTyped::Protect,
+        "unprotect" => NetworkTyped::Unprotect,
+        "unban" => NetworkTyped::Unban,
+        "forget" => NetworkTyped::Forget,
+        "ban" => return Some(understand_ban(argument)),
+        _ => {
+            let alone = match name {
+                "bans" => NetworkTyped::Bans,
+                "queue" => NetworkTyped::Queue,
+                "clear-queue" => NetworkTyped::ClearQueue,
+                "book" => NetworkTyped::Book,
+                _ => return None,
+            };
+            return Some(match argument.is_empty() {
+                true => Typed::Network(alone),
+                false => Typed::Wrong(format!("/{name} takes nothing after it")),
+            });
+        }
+    };
+    Some(match argument.is_empty() {
+        true => Typed::Wrong(format!("/{name} needs the id of a peer")),
+        false => Typed::Network(with_peer(argument)),
+    })
+}
+
+fn understand_ban(argument: &str) -> Typed<'_> {
+    let mut words = argument.split_whitespace();
+    let whom = words.next();
+    let seconds = words
+        .next()
+        .map(|word| word.parse::<u64>().ok().filter(|seconds| *seconds > 0));
+    match (whom, seconds, words.next()) {
+        (Some(whom), None, None) => Typed::Network(NetworkTyped::Ban(whom, None)),
+        (Some(whom), Some(Some(seconds)), None) => {
+            Typed::Network(NetworkTyped::Ban(whom, Some(seconds)))
+        }
+        _ => Typed::Wrong(
+            "/ban needs the id of a peer or a range such as 192.0.2.0/24, and perhaps seconds"
+                .into(),
+        ),
+    }
 }
 
 /// Understands a typed line.
@@ -47,6 +132,9 @@ pub(crate) fn understand(line: &str) -> Typed<'_> {
         .split_once(char::is_whitespace)
         .unwrap_or((command, ""));
     let argument = argument.trim();
+    if let Some(typed) = understand_network(name, argument) {
+        return typed;
+    }
     let typed = match name {
         "connect" if argument.is_empty() => {
             return Typed::Wrong("/connect needs an address, such as 192.0.2.7:9000".into());
@@ -55,6 +143,9 @@ pub(crate) fn understand(line: &str) -> Typed<'_> {
             return Typed::Wrong(
                 "/disconnect needs the id of a peer, or the beginning of one".into(),
             );
+        }
+        "request" | "handle" | "unhandle" | "reply" | "refuse" => {
+            return about_requests(name, argument);
         }
         "connect" => return Typed::Connect(argument),
         "disconnect" => return Typed::Disconnect(argument),
@@ -72,6 +163,35 @@ pub(crate) fn understand(line: &str) -> Typed<'_> {
     match argument.is_empty() {
         true => typed,
         false => Typed::Wrong(format!("/{name} takes nothing after it")),
+    }
+}
+
+fn about_requests<'a>(name: &str, argument: &'a str) -> Typed<'a> {
+    let split = |text: &'a str| {
+        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        (word, rest.trim())
+    };
+    let (first, rest) = split(argument);
+    match name {
+        "request" => {
+            let (kind, data) = split(rest);
+            if kind.is_empty() {
+                let message = "/request needs the id of a peer and what to ask for";
+                return Typed::Wrong(message.into());
+            }
+            let peer = first;
+            Typed::Request { peer, kind, data }
+        }
+        "handle" | "unhandle" if first.is_empty() || !rest.is_empty() => {
+            Typed::Wrong(format!("/{name} needs one word: a type of requests"))
+        }
+        "handle" => Typed::Handle(first),
+        "unhandle" => Typed::Unhandle(first),
+        _ => match (first.parse(), name) {
+            (Ok(number), "reply") => Typed::Reply(number, rest),
+            (Ok(number), _) => Typed::Refuse(number, rest),
+            (Err(_), _) => Typed::Wrong(format!("/{name} needs the number of a request")),
+        },
     }
 }
 
@@ -184,6 +304,34 @@ mod tests {
             ("/peers", Typed::Peers),
             ("/connect  a:1 ", Typed::Connect("a:1")),
             ("/disconnect abc", Typed::Disconnect("abc")),
+            (
+                "/request abc  sum [1, 2] ",
+                Typed::Request {
+                    peer: "abc",
+                    kind: "sum",
+                    data: "[1, 2]",
+                },
+            ),
+            (
+                "/request abc sum",
+                Typed::Request {
+                    peer: "abc",
+                    kind: "sum",
+                    data: "",
+                },
+            ),
+            ("/handle sum", Typed::Handle("sum")),
+            ("/unhandle sum", Typed::Unhandle("sum")),
+            ("/reply 7 [1, 2]", Typed::Reply(7, "[1, 2]")),
+            ("/refuse 7", Typed::Refuse(7, "")),
+            ("/refuse 7 not now", Typed::Refuse(7, "not now")),
+            ("/bans", Typed::Network(NetworkTyped::Bans)),
+            ("/ban abc", Typed::Network(NetworkTyped::Ban("abc", None))),
+            (
+                "/ban 192.0.2.0/24  60",
+                Typed::Network(NetworkTyped::Ban("192.0.2.0/24", Some(60))),
+            ),
+            ("/forget abc", Typed::Network(NetworkTyped::Forget("abc"))),
             ("/id", Typed::Id),
             ("/help", Typed::Help),
             ("/quit", Typed::Quit),
@@ -195,6 +343,11 @@ mod tests {
             ("/connect", "needs an address"),
             ("/disconnect  ", "needs the id"),
             ("/quit now", "takes nothing"),
+            ("/request abc", "needs the id of a peer and"),
+            ("/handle", "needs one word"),
+            ("/unhandle a b", "needs one word"),
+            ("/reply x 1", "needs the number"),
+            ("/refuse", "needs the number"),
             ("/", "no command /"),
             ("/\u{1b}[2J", r"no command /\u{1b}[2J"),
         ] {

@@ -1,0 +1,10 @@
+//! The example of a network that heals, run as it stands.
+
+#[path = "../examples/healing.rs"]
+#[allow(dead_code)]
+mod healing;
+
+#[test]
+fn the_example_runs() {
+    healing::main().expect("the network heals");
+}
