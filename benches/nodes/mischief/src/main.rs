@@ -13,8 +13,12 @@ use mischief::{Callbacks, Limits, Node, NodeBuilder, Outgoing, SendError};
 use mischief_benches::orders::{Mode, Nodes, Tally, serve};
 use mischief_benches::system::{pin, raise_open_files};
 use mischief_reactor::Runtime;
+use mischief_reactor::io::release_code;
 
 static TALLY: Tally = Tally::new();
+
+/// As long after its start the daemon gives back what only a start runs.
+const START_SETTLES: Duration = Duration::from_millis(200);
 
 /// As often as the daemon gives code back.
 const CODE_RELEASE: Duration = Duration::from_secs(2);
@@ -137,6 +141,13 @@ impl Nodes for Crowd {
         self.receive(&node);
         let addr = node.listen_addrs()[0].to_string();
         self.nodes.push(node);
+        if self.is_lean {
+            // As the daemon does when a start has come to rest.
+            std::thread::spawn(|| {
+                std::thread::sleep(START_SETTLES);
+                release_code();
+            });
+        }
         addr
     }
 
