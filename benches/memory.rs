@@ -61,11 +61,11 @@ fn main() {
     }
 }
 
-/// Tuned for memory is a runtime of one thread.
+/// Tuned for memory is a runtime of one thread for libp2p, and for mischief what its daemon sets.
 fn setup_of(kind: Kind) -> Setup {
-    let threads = usize::from(kind == Kind::Libp2pTuned);
     Setup {
-        threads,
+        threads: usize::from(kind == Kind::Libp2pTuned),
+        is_lean: true,
         ..Setup::default()
     }
 }

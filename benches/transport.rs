@@ -238,6 +238,7 @@ fn round_trips(bench: &Bench) {
                 is_echo: true,
                 // Tuned for one processor is a runtime of one thread.
                 threads: usize::from(is_pinned && kind == Kind::Libp2pTuned),
+                ..Setup::default()
             };
             let session = if is_within_one {
                 Session::within_one(kind, setup)

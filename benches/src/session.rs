@@ -36,6 +36,8 @@ pub struct Setup {
     pub is_echo: bool,
     /// Threads of tokio: 0 is its own choice.
     pub threads: usize,
+    /// Whether mischief gives code back that it has run, as its daemon does.
+    pub is_lean: bool,
 }
 
 impl Kind {
@@ -100,6 +102,9 @@ impl Kind {
         }
         if self.name().starts_with("libp2p") && setup.threads > 0 {
             command.args(["--threads", &setup.threads.to_string()]);
+        }
+        if self.name() == "mischief" && setup.is_lean {
+            command.arg("--lean");
         }
         if let Some(cpu) = setup.cpu {
             command.args(["--cpu", &cpu.to_string()]);

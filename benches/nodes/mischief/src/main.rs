@@ -1,6 +1,7 @@
 //! The orders of a measurement followed with mischief, through its public interface.
 //!
-//! `--echo` sends messages back, `--aes` allows AES-256-GCM, `--cpu N` stays on one processor.
+//! `--echo` sends messages back, `--aes` allows AES-256-GCM, `--cpu N` stays on one processor, `--lean` gives the memory of
+//! code that has been run back to the system, as the daemon does.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +13,15 @@ use mischief::{Callbacks, Limits, Node, NodeBuilder, Outgoing, SendError};
 use mischief_benches::orders::{Mode, Nodes, Tally, serve};
 use mischief_benches::system::{pin, raise_open_files};
 use mischief_reactor::Runtime;
+use mischief_reactor::io::release_code;
 
 static TALLY: Tally = Tally::new();
+
+/// As long after its start the daemon gives back what only a start runs.
+const START_SETTLES: Duration = Duration::from_millis(200);
+
+/// As often as the daemon gives code back.
+const CODE_RELEASE: Duration = Duration::from_secs(2);
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -31,6 +39,7 @@ fn main() {
     let mut crowd = Crowd {
         is_echo: has("--echo"),
         is_aes: has("--aes"),
+        is_lean: has("--lean"),
         runtime: None,
         nodes: Vec::new(),
         outgoing: None,
@@ -42,6 +51,7 @@ fn main() {
 struct Crowd {
     is_echo: bool,
     is_aes: bool,
+    is_lean: bool,
     /// Started with the first node, so that a process without nodes shows what it costs by itself.
     runtime: Option<Runtime>,
     nodes: Vec<Node>,
@@ -51,11 +61,11 @@ struct Crowd {
 
 impl Crowd {
     fn builder(&mut self) -> NodeBuilder {
+        let mut limits = mischief_reactor::Limits::default();
+        limits.code_release = self.is_lean.then_some(CODE_RELEASE);
         let start = || {
-            Runtime::builder()
-                .cores(1)
-                .start()
-                .expect("a thread can be started")
+            let builder = Runtime::builder().cores(1).limits(limits);
+            builder.start().expect("a thread can be started")
         };
         let runtime = self.runtime.get_or_insert_with(start);
         let builder = Node::builder()
@@ -131,6 +141,13 @@ impl Nodes for Crowd {
         self.receive(&node);
         let addr = node.listen_addrs()[0].to_string();
         self.nodes.push(node);
+        if self.is_lean {
+            // As the daemon does when a start has come to rest.
+            std::thread::spawn(|| {
+                std::thread::sleep(START_SETTLES);
+                release_code();
+            });
+        }
         addr
     }
 
