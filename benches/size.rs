@@ -18,7 +18,7 @@ fn main() {
     };
     if found.is_empty() {
         bench.note(
-            "there is no release binary: cargo build --release --target x86_64-unknown-linux-musl",
+            "there is no static binary: cargo build --profile small --target x86_64-unknown-linux-musl",
         );
     }
     let nodes = [Kind::Mischief, Kind::MischiefMusl, Kind::Libp2pDefault]

@@ -1,16 +1,17 @@
-//! The release binaries of the product, where its own workspace puts them.
+//! The binaries of the product, where its own workspace puts them.
 
 use std::path::{Path, PathBuf};
 
-const TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", ""];
+/// The static program is built to be small, the other one to be fast.
+const FOLDERS: [&str; 2] = ["x86_64-unknown-linux-musl/small", "release"];
 
-/// The release binaries that have been built. `MISCHIEF_TARGET_DIR` names the product's target folder, if it is not
+/// The binaries that have been built. `MISCHIEF_TARGET_DIR` names the product's target folder, if it is not
 /// `target` beside `benches`.
 pub fn binaries() -> Vec<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
     let folder = std::env::var_os("MISCHIEF_TARGET_DIR").map_or_else(beside, PathBuf::from);
-    let path = |target: &&str| folder.join(target).join("release").join("mischief");
-    TARGETS
+    let path = |built: &&str| folder.join(built).join("mischief");
+    FOLDERS
         .iter()
         .map(path)
         .filter(|path| path.is_file())
