@@ -651,6 +651,56 @@ fn a_node_with_little_memory_sends_no_faster_than_it_is_read() {
     assert!(most <= MEMORY_MAX + (256 << 10), "{most}");
 }
 
+/// One who never reads costs its marks and no more, and holds up nobody.
+#[test]
+fn a_peer_that_never_reads_is_left_out_of_what_all_others_get() {
+    const MESSAGES: usize = 100;
+    const MESSAGE: usize = 1 << 20;
+    let a = node();
+    let heard: Vec<Arc<AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
+    let others: Vec<Node> = heard.iter().map(|_| node()).collect();
+    let mut ways = Vec::new();
+    for (other, heard) in others.iter().zip(&heard) {
+        let heard = heard.clone();
+        other.on_bytes(move |_, bytes| {
+            heard.fetch_add(bytes.len(), Ordering::Relaxed);
+        });
+        let peer = a.connect(&addr(other).to_string()).wait();
+        let way = a.outgoing(&peer.expect("it listens"));
+        ways.push(way.expect("it is connected"));
+    }
+    // It is never pumped.
+    let asleep = builder().callbacks(Callbacks::Pump).start();
+    let asleep = asleep.expect("loopback can be listened on");
+    let _never = asleep.on_bytes(|_, _| {});
+    let connecting = a.connect(&addr(&asleep).to_string());
+    let sleeper = connecting.wait().expect("it listens");
+    let body = vec![7; MESSAGE];
+    let (mut most, mut refused) = (0, 0);
+    for _ in 0..MESSAGES {
+        drop(a.broadcast_bytes(&body));
+        for way in &ways {
+            way.flush().wait_for(LONG).expect("it reads");
+        }
+        most = most.max(a.stats().memory_used);
+        let way = a.outgoing(&sleeper).expect("it stays connected");
+        refused += usize::from(way.queued() >= MESSAGE);
+    }
+    let began = Instant::now();
+    let is_heard = |heard: &Arc<AtomicUsize>| heard.load(Ordering::Relaxed) == MESSAGES * MESSAGE;
+    while !heard.iter().all(is_heard) {
+        assert!(began.elapsed() < LONG, "{heard:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(refused > MESSAGES / 2, "it was full {refused} times");
+    assert!(most <= 16 << 20, "{most}");
+    assert!(
+        asleep.stats().memory_used <= 4 << 20,
+        "{:?}",
+        asleep.stats()
+    );
+}
+
 /// The memory that strangers make a node hold comes back, also with a small limit on all of it.
 #[test]
 fn a_node_with_little_memory_stays_within_it() {
