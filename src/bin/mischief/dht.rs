@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use data_encoding::{BASE64, HEXLOWER};
 use mischief::actors::dht::bencode;
-use mischief::actors::dht::{Item, NodeId, Standing, Stats};
+use mischief::actors::dht::{Item, NodeId, Role, Standing, Stats};
 use mischief::json::dht::{Answer, Command, Node as NodeEntry};
 use mischief::json::{ErrorKind, RequestError};
 use mischief::network_key::NetworkKey;
@@ -99,6 +99,8 @@ pub(crate) fn run(args: &DhtArgs) -> Result<(), Failure> {
     options.bootstrap.clone_from(&args.dht_bootstrap);
     options.port = args.dht_port.map(u16::from);
     options.discovery = false;
+    // It is gone in a moment, and whoever kept it in a table would wait for it in vain.
+    options.config.role = Role::Client;
     let node = Node::builder()
         .ephemeral()
         .dht(options)
