@@ -243,8 +243,9 @@ fn quiet(bench: &Bench, kinds: &[Kind]) {
     let (after, took): (Vec<_>, _) = (sessions.iter().map(look).collect(), begin.elapsed());
     for ((kind, before), after) in kinds.iter().zip(before).zip(after) {
         let case = with(&case_of(*kind), "peers", peers);
-        let wakeups = (after.wakeups - before.wakeups) as f64 / took.as_secs_f64();
-        let cpu = (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
+        // A thread that has ended meanwhile takes its counts with it.
+        let wakeups = after.wakeups.saturating_sub(before.wakeups) as f64 / took.as_secs_f64();
+        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() / took.as_secs_f64();
         bench.row("wakeups_per_s", kind.name(), &case, &[wakeups]);
         bench.row("idle_cpu_percent", kind.name(), &case, &[100.0 * cpu]);
     }
