@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from noise.connection import Keypair, NoiseConnection
 
 TIMEOUT = 20
-ACCEPT, CLOSE, PING, PONG, WINDOW, REKEY, LIMITS = 1, 2, 3, 4, 5, 6, 7
+ACCEPT, CLOSE, PING, PONG, WINDOW, REKEY, LIMITS, CONTROL = 1, 2, 3, 4, 5, 6, 7, 8
 JSON, TEXT, BYTES, FIRST, NEXT = 0x10, 0x11, 0x12, 0x14, 0x15
 DIALLER, RESPONDER = 1, 2
 
@@ -168,7 +168,8 @@ class Peer:
                 self.credit += granted
             elif kind == REKEY:
                 self.noise.rekey_inbound_cipher()
-            elif kind != LIMITS and kind < 0x80:
+            elif kind not in (LIMITS, CONTROL) and kind < 0x80:
+                # Subsystems' messages on channels that one does not know mean nothing.
                 self.records.append((kind, body))
 
     def next_record(self):
