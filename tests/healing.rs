@@ -1,7 +1,6 @@
 //! The example of a network that heals, run as it stands.
 
 #[path = "../examples/healing.rs"]
-#[allow(dead_code)]
 mod healing;
 
 #[test]
